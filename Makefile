@@ -1,0 +1,61 @@
+# make test      set everything up and run the whole suite      TESTS=relaygate.test.test_x  TRIALFLAGS=-j2
+# make check     linters, types, news fragments
+# make demo      the gateway at work, on this machine alone
+# make coverage  the suite, with a report of what it did not reach
+# make news      build NEWS from the fragments (VERSION: see relaygate/__init__.py)
+# make wheel     build the source archive and the wheel into dist/
+# make clean     remove everything that the other targets made
+
+PYTHON ?= python3
+TESTS ?= relaygate
+TRIALFLAGS ?=
+BIN = .venv/bin
+
+# twistd finds a plugin of an editable install only in setuptools' "compat" mode.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--config-settings editable_mode=compat
+
+.PHONY: test check demo coverage news wheel clean
+.DELETE_ON_ERROR:
+
+test: .venv/test.stamp
+	$(BIN)/trial $(TRIALFLAGS) $(TESTS)
+
+check: .venv/dev.stamp
+	$(BIN)/ruff check relaygate twisted
+	$(BIN)/mypy relaygate
+	$(BIN)/towncrier build --draft --version unreleased >/dev/null
+
+demo: .venv/test.stamp
+	$(BIN)/python -m relaygate.demo
+
+coverage: .venv/test.stamp
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m twisted.trial $(TRIALFLAGS) $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+news: .venv/dev.stamp
+	$(BIN)/towncrier build --yes --version "$$($(BIN)/python -c 'import relaygate; print(relaygate.__version__)')"
+
+wheel: .venv/dev.stamp
+	$(BIN)/python -m build
+
+clean:
+	rm -rf .venv build dist htmlcov *.egg-info _trial_temp* .coverage* .hypothesis .mypy_cache .ruff_cache
+	rm -f twisted/plugins/dropin.cache
+	find relaygate twisted -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "relaygate needs Python 3.11 or newer; name one with PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv \
+		|| { rm -rf .venv; echo "python's venv module is incomplete here (Debian: install python3-venv)" >&2; exit 1; }
+
+.venv/test.stamp: setup.cfg pyproject.toml | .venv/bin/pip
+	$(INSTALL) --editable '.[test]'
+	touch $@
+
+.venv/dev.stamp: .venv/test.stamp
+	$(INSTALL) --editable '.[test,dev]'
+	touch $@

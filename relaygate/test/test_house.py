@@ -1,0 +1,356 @@
+"""
+The shape of the house: which module stands on which floor, and what it may import.
+
+Each module of the product has an order number in :data:`ORDER`; its hundreds are its floor. A
+module imports only modules with a lower number: imports run downhill, and equals are strangers.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import relaygate
+
+PACKAGE: Final = Path(relaygate.__file__).parent
+MAXIMUM_LINES: Final = 450
+
+# Packages that are one room each: what is in them shares their number, and may import each other
+# as long as there is no cycle.
+ROOMS: Final = frozenset({"config", "cli", "demo"})
+
+# "" is relaygate/__init__.py, which holds the version.
+ORDER: Final = {
+    # 0, ground: parsers and writers
+    "": 0,
+    "protocols": 1,
+    "protocols.preamble": 10,
+    "protocols.sshident": 10,
+    # 1, values: no Twisted, no clock, no randomness
+    "outcome": 100,
+    "addresses": 100,
+    "backoff": 100,
+    "balance": 100,
+    "admission": 100,
+    "identity": 100,
+    "errors": 110,
+    "config": 120,
+    # 2, the wire
+    "commands": 200,
+    "tls": 200,
+    "uplink": 210,
+    # 3, the data plane, then the sessions that use it
+    "pipes": 300,
+    "legs": 310,
+    "pump": 320,
+    "relay": 330,
+    "sessionlog": 330,
+    "dial": 330,
+    "identitykeeper": 330,
+    "desk": 330,
+    "parting": 330,
+    "channels": 340,
+    "sshopening": 340,
+    "pool": 350,
+    "supply": 350,
+    "lobby": 350,
+    "listeners": 360,
+    "sshrelay": 360,
+    "backsession": 370,
+    "enrolled": 370,
+    "frontsession": 370,
+    "gatewaylink": 370,
+    # 4, roles
+    "dmz": 400,
+    "internal": 400,
+    # 5, doors
+    "logs": 500,
+    "pki": 500,
+    "tap": 510,
+    "dmz_tap": 520,
+    "internal_tap": 520,
+    "cli": 530,
+    "demo": 540,
+}
+
+# What the pure floors may not touch. A clock also hides in methods, which CLOCKS names.
+IMPURE: Final = frozenset(
+    {
+        "OpenSSL",
+        "asyncio",
+        "automat",
+        "logging",
+        "random",
+        "secrets",
+        "select",
+        "selectors",
+        "service_identity",
+        "signal",
+        "socket",
+        "ssl",
+        "subprocess",
+        "threading",
+        "time",
+        "twisted",
+        "uuid",
+        "zope",
+    }
+)
+CLOCKS: Final = frozenset({"now", "today", "utcnow", "urandom"})
+REACTOR_USERS: Final = frozenset({"dmz_tap", "internal_tap", "demo"})
+
+
+@dataclass(frozen=True)
+class Import:
+    """One name that a module imports, absolute and as long as it is written, and where."""
+
+    name: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of the product, by its name below ``relaygate``."""
+
+    name: str
+    path: Path
+    tree: ast.Module
+
+    @property
+    def row(self) -> str:
+        """The key of its row in the table: the room's name for what is inside a room."""
+        head = self.name.partition(".")[0]
+        return head if head in ROOMS else self.name
+
+    @property
+    def floor(self) -> int:
+        """Its floor; a module without a row is another test's failure, and counts as the top."""
+        return ORDER.get(self.row, 999) // 100
+
+    def imports(self) -> Iterator[Import]:
+        """Every import in it, wherever it stands, also those for type hints alone."""
+        package = ["relaygate", *self.name.split(".")] if self.name else ["relaygate"]
+        if self.path.name != "__init__.py":
+            package.pop()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    yield Import(alias.name, node.lineno)
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else []
+                stem = [*base, *([node.module] if node.module else [])]
+                for alias in node.names:
+                    yield Import(".".join([*stem, alias.name]), node.lineno)
+
+    def at(self, line: int) -> str:
+        """Say where *line* of it is, for a message."""
+        return f"{self.path.relative_to(PACKAGE.parent)}:{line}"
+
+
+def modules_in(package: Path) -> dict[str, Module]:
+    """Parse every module of *package* but those of its test package."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = list(path.relative_to(package).with_suffix("").parts)
+        if parts[0] == "test":
+            continue
+        if parts[-1] == "__init__":
+            parts.pop()
+        name = ".".join(parts)
+        found[name] = Module(name, path, ast.parse(path.read_bytes(), str(path)))
+    return found
+
+
+def target(name: str, modules: dict[str, Module]) -> str | None:
+    """Name the product's module that an import of *name* loads; None for foreign ones."""
+    parts = name.split(".")
+    if parts[0] != "relaygate":
+        return None
+    if parts[1:2] == ["test"]:
+        return "test"
+    # "from relaygate.errors import Refusal" loads errors: the longest part that is a module.
+    candidates = (".".join(parts[1:end]) for end in range(len(parts), 0, -1))
+    return next((candidate for candidate in candidates if candidate in modules), "")
+
+
+def slopes(modules: dict[str, Module]) -> list[str]:
+    """List the imports that do not run downhill."""
+    wrong = []
+    for module in modules.values():
+        for imported in module.imports():
+            name = target(imported.name, modules)
+            if name is None or name == module.name:
+                continue
+            if name == "test":
+                wrong.append(f"{module.at(imported.line)}: the product imports its tests")
+                continue
+            row = modules[name].row
+            if row == module.row or module.row not in ORDER or row not in ORDER:
+                continue
+            if ORDER[module.row] <= ORDER[row]:
+                wrong.append(
+                    f"{module.at(imported.line)}: {module.row} ({ORDER[module.row]}) imports"
+                    f" {row} ({ORDER[row]}), which does not stand below it"
+                )
+    return wrong
+
+
+def impurities(modules: dict[str, Module]) -> list[str]:
+    """List what the two pure floors use and may not."""
+    wrong = []
+    for module in modules.values():
+        if module.floor > 1:
+            continue
+        for imported in module.imports():
+            top = imported.name.partition(".")[0]
+            if top in IMPURE or (top == "cryptography" and module.row != "identity"):
+                wrong.append(f"{module.at(imported.line)}: floor {module.floor} imports {top}")
+        wrong.extend(
+            f"{module.at(node.lineno)}: floor {module.floor} asks for {node.attr}"
+            for node in ast.walk(module.tree)
+            if isinstance(node, ast.Attribute) and node.attr in CLOCKS
+        )
+    return wrong
+
+
+def cycle(modules: dict[str, Module]) -> list[str]:
+    """Return the modules of one cycle of imports in the order of import, or nothing."""
+    edges: dict[str, set[str]] = {}
+    for name, module in modules.items():
+        loaded = {target(imported.name, modules) for imported in module.imports()}
+        edges[name] = {other for other in loaded if other in modules and other != name}
+    finished: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name not in finished:
+            for other in sorted(edges[name]):
+                if found := visit(other, [*path, name]):
+                    return found
+            finished.add(name)
+        return []
+
+    return next((found for name in sorted(edges) if (found := visit(name, []))), [])
+
+
+class HouseTests(SynchronousTestCase):
+    """The rules of the layout, over every module of the product."""
+
+    def setUp(self) -> None:
+        self.modules = modules_in(PACKAGE)
+
+    def check(self, wrong: list[str]) -> None:
+        """Fail with one mistake a line."""
+        if wrong:
+            self.fail("\n".join(["", *wrong]))
+
+    def test_every_module_has_a_place(self) -> None:
+        """Every module has a row in the table of floors."""
+        self.check(
+            [
+                f"{module.at(1)} has no row: give {module.row!r} a number in ORDER of {__file__},"
+                " higher than all that it imports, with its floor as the hundreds"
+                for module in self.modules.values()
+                if module.row not in ORDER
+            ]
+        )
+
+    def test_imports_run_downhill(self) -> None:
+        """A module imports only what has a lower number, and never the tests."""
+        self.check(slopes(self.modules))
+
+    def test_no_cycles(self) -> None:
+        """No module imports itself through others, inside a room neither."""
+        self.check(cycle(self.modules))
+
+    def test_pure_floors(self) -> None:
+        """Floors 0 and 1 import no Twisted, zope, clock, randomness, socket or logger."""
+        self.check(impurities(self.modules))
+
+    def test_only_the_doors_import_the_reactor(self) -> None:
+        """The global reactor is imported by the taps and the demo; all others are given one."""
+        self.check(
+            [
+                f"{module.at(imported.line)}: {module.row} imports the global reactor"
+                for module in self.modules.values()
+                for imported in module.imports()
+                if imported.name.startswith("twisted.internet.reactor")
+                and module.row not in REACTOR_USERS
+            ]
+        )
+
+    def test_no_room_is_too_large(self) -> None:
+        """No module has more lines than can be kept in mind."""
+        lengths = {
+            module.at(1): len(module.path.read_bytes().splitlines())
+            for module in self.modules.values()
+        }
+        self.check(
+            [
+                f"{place}: {length} lines, over {MAXIMUM_LINES}: look for the second room"
+                for place, length in lengths.items()
+                if length > MAXIMUM_LINES
+            ]
+        )
+
+
+class RuleTests(SynchronousTestCase):
+    """The rules see what they are there to see, in a small house that breaks them."""
+
+    def house(self, **sources: str) -> dict[str, Module]:
+        """Make modules out of source texts, ``a__b`` being the module ``a.b``."""
+        return {
+            name.replace("__", "."): Module(
+                name.replace("__", "."),
+                PACKAGE / (name.replace("__", "/") + ".py"),
+                ast.parse(source),
+            )
+            for name, source in sources.items()
+        }
+
+    def test_uphill_is_seen(self) -> None:
+        """Every way to write an import is seen, also in a function and for types alone."""
+        for source in (
+            "from relaygate import relay",
+            "from relaygate.relay import Relay",
+            "import relaygate.relay",
+            "from . import relay",
+            "from .relay import Relay",
+            "def later():\n    from relaygate.relay import Relay",
+            "if TYPE_CHECKING:\n    from relaygate.relay import Relay",
+        ):
+            (wrong,) = slopes(self.house(pump=source, relay=""))
+            self.assertIn("pump (320) imports relay (330)", wrong)
+            self.assertEqual(slopes(self.house(pump="", relay=source.replace("relay.", "x."))), [])
+
+    def test_neighbours_and_tests_are_seen(self) -> None:
+        """Modules with the same number may not import each other, and nobody imports the tests."""
+        self.assertEqual(len(slopes(self.house(dmz="import relaygate.internal", internal=""))), 1)
+        self.assertEqual(len(slopes(self.house(dmz="from relaygate.test import netns"))), 1)
+
+    def test_impurity_is_seen(self) -> None:
+        """Twisted, a clock or a cryptographic library in a pure module is a mistake."""
+        for source in (
+            "from twisted.internet import defer",
+            "import time",
+            "from cryptography import x509",
+            "import datetime\nthen = datetime.datetime.now()",
+        ):
+            self.assertEqual(len(impurities(self.house(errors=source))), 1, source)
+            self.assertEqual(impurities(self.house(relay=source)), [], source)
+        self.assertEqual(impurities(self.house(identity="from cryptography import x509")), [])
+
+    def test_cycles_are_seen(self) -> None:
+        """A cycle is named from one end to the other."""
+        house = self.house(
+            config="", config__a="import relaygate.config.b", config__b="from .a import x"
+        )
+        self.assertEqual(cycle(house), ["config.a", "config.b", "config.a"])
+        del house["config.b"]
+        self.assertEqual(cycle(house), [])
