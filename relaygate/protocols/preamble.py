@@ -1,0 +1,267 @@
+"""
+What the two nodes say on a data channel before it carries a session.
+
+A data channel is one TCP connection from an internal node to the DMZ node.  Three messages turn it
+into a session, and then its bytes belong to the session alone::
+
+    internal node                                     DMZ node
+      open   "RLGC" version uplink serial proof  ---->          (admitted: now idle, in the pool)
+             <----  start  session, service, client, patience   (a client has come)
+      reply  code, detail  ---->                                (backend reached, or not)
+      ======================  bytes of the session  ======================
+
+Both ends know one secret for each uplink: it is exported from the uplink's own TLS session
+(RFC 8446 section 7.5), so it was never sent and dies with the uplink.  The *proof* in ``open`` is a
+keyed hash over a serial number that the DMZ node takes once only; ``start`` and ``reply`` carry a
+tag under a key of that serial.  So nobody who sits between the nodes can open a channel, replay
+one, or speak for either node on one, even where the channel itself is not encrypted.
+
+All of this is pure: bytes in, values out.  Integers are big-endian, texts UTF-8 behind a length
+byte.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from dataclasses import dataclass
+
+MAGIC = b"RLGC\x01"
+UPLINK_ID_BYTES = 16
+SECRET_BYTES = 32
+TAG_BYTES = 16
+# A start holds five short texts; nothing that is longer is one of ours.
+MAX_PAYLOAD = 1024
+
+_OPEN = struct.Struct(f">{len(MAGIC)}s{UPLINK_ID_BYTES}sQ32s")
+_HEADER = struct.Struct(">cH")
+_START = b"S"
+_REPLY = b"R"
+
+OPEN_BYTES = _OPEN.size
+
+
+class PreambleError(Exception):
+    """A peer sent what is no preamble, or one without the right proof."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOpen:
+    """
+    The first message on a data channel.
+
+    ``uplink_id`` names the uplink (16 bytes), ``serial`` the channel on it, ``proof`` is 32 bytes.
+    """
+
+    uplink_id: bytes
+    serial: int
+    proof: bytes
+
+    def __bytes__(self) -> bytes:
+        return _OPEN.pack(MAGIC, self.uplink_id, self.serial, self.proof)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStart:
+    """
+    A client has come.
+
+    ``session`` is the id that both nodes log, ``service`` the service's name, ``client`` and
+    ``reached`` are (host, port) of the client and of the address that it reached, ``patience_ms``
+    is how many milliseconds the DMZ node will go on waiting for the reply.
+    """
+
+    session: str
+    service: str
+    client: tuple[str, int]
+    reached: tuple[str, int]
+    patience_ms: int
+
+    def __bytes__(self) -> bytes:
+        return b"".join(
+            (
+                struct.pack(">IHH", self.patience_ms, self.client[1], self.reached[1]),
+                _pack_text(self.session),
+                _pack_text(self.service),
+                _pack_text(self.client[0]),
+                _pack_text(self.reached[0]),
+            )
+        )
+
+    @classmethod
+    def parse(cls, payload: bytes) -> SessionStart:
+        """Raises :class:`PreambleError`."""
+        try:
+            patience_ms, client_port, reached_port = struct.unpack_from(">IHH", payload)
+        except struct.error:
+            raise PreambleError("a start is cut short") from None
+        texts = _unpack_texts(payload[8:], 4)
+        session, service, client, reached = texts
+        return cls(session, service, (client, client_port), (reached, reached_port), patience_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReply:
+    """The answer to a start: ``code`` 0 means that the backend is reached, others say why not."""
+
+    code: int
+
+    def __bytes__(self) -> bytes:
+        return bytes((self.code,))
+
+    @classmethod
+    def parse(cls, payload: bytes) -> SessionReply:
+        """Raises :class:`PreambleError`."""
+        if len(payload) != 1:
+            raise PreambleError("a reply is one byte")
+        return cls(payload[0])
+
+
+def _pack_text(text: str) -> bytes:
+    data = text.encode()
+    return bytes((len(data),)) + data
+
+
+def _unpack_texts(data: bytes, count: int) -> list[str]:
+    texts: list[str] = []
+    for _ in range(count):
+        if not data or len(data) < 1 + data[0]:
+            raise PreambleError("a start is cut short")
+        try:
+            texts.append(data[1 : 1 + data[0]].decode())
+        except UnicodeDecodeError:
+            raise PreambleError("a text is not UTF-8") from None
+        data = data[1 + data[0] :]
+    if data:
+        raise PreambleError("bytes stand behind a start's last text")
+    return texts
+
+
+class UplinkKeys:
+    """
+    What the two ends of one uplink know, and nobody else.
+
+    ``uplink_id`` (16 bytes) is said in clear, ``secret`` (32 bytes) never.
+    """
+
+    def __init__(self, uplink_id: bytes, secret: bytes) -> None:
+        self.uplink_id = uplink_id
+        self._secret = secret
+
+    def open(self, serial: int) -> ChannelOpen:
+        """The first message of channel *serial*."""
+        return ChannelOpen(self.uplink_id, serial, self._proof(serial))
+
+    def proves(self, message: ChannelOpen) -> bool:
+        """Whether *message* was made by the other end of this uplink."""
+        return message.uplink_id == self.uplink_id and hmac.compare_digest(
+            message.proof, self._proof(message.serial)
+        )
+
+    def channel_key(self, serial: int) -> bytes:
+        """The key (32 bytes) of the tags on channel *serial*."""
+        return hmac.digest(self._secret, b"tags" + serial.to_bytes(8), "sha256")
+
+    def _proof(self, serial: int) -> bytes:
+        return hmac.digest(self._secret, b"open" + serial.to_bytes(8), "sha256")
+
+
+class SerialWindow:
+    """
+    Takes each serial number once, in memory that does not grow.
+
+    Channels that are dialled together arrive in any order, so a window of numbers behind the
+    highest is kept as bits; what is older than the window counts as used (as RFC 4303 section
+    3.4.3 does).
+    """
+
+    # Far more channels than an internal node has under way at once.
+    WIDTH = 4096
+
+    def __init__(self) -> None:
+        self._highest = -1
+        self._seen = 0
+
+    def take(self, serial: int) -> bool:
+        """Whether *serial* is used here for the first time."""
+        ahead = serial - self._highest
+        if ahead > 0:
+            shifted = self._seen << ahead if ahead < self.WIDTH else 0
+            self._seen = (shifted | 1) & ((1 << self.WIDTH) - 1)
+            self._highest = serial
+            return True
+        bit = 1 << -ahead
+        if -ahead >= self.WIDTH or self._seen & bit:
+            return False
+        self._seen |= bit
+        return True
+
+
+class OpenReader:
+    """Reads one :class:`ChannelOpen`; what comes behind it is left in :attr:`rest`."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def receive(self, data: bytes) -> list[ChannelOpen]:
+        """Raises :class:`PreambleError` at the first byte that cannot be one."""
+        self.rest += data
+        if not self.rest.startswith(MAGIC[: len(self.rest)]):
+            raise PreambleError("not a data channel")
+        if len(self.rest) < OPEN_BYTES:
+            return []
+        _, uplink_id, serial, proof = _OPEN.unpack_from(self.rest)
+        self.rest = self.rest[OPEN_BYTES:]
+        return [ChannelOpen(uplink_id, serial, proof)]
+
+    def end(self) -> None:
+        """Raises :class:`PreambleError`: an end before the message is one cut short."""
+        raise PreambleError("the connection ended before the channel was opened")
+
+
+def seal(message: SessionStart | SessionReply, key: bytes) -> bytes:
+    """The bytes of *message* on the channel whose key is *key*."""
+    payload = bytes(message)
+    kind = _START if isinstance(message, SessionStart) else _REPLY
+    body = _HEADER.pack(kind, len(payload)) + payload
+    return body + hmac.digest(key, body, "sha256")[:TAG_BYTES]
+
+
+class MessageReader:
+    """
+    Reads the one tagged message that this end may expect; what follows it is left in :attr:`rest`.
+
+    *expected* is the message's class, *key* the channel's key.
+    """
+
+    def __init__(self, expected: type[SessionStart | SessionReply], key: bytes) -> None:
+        self._expected = expected
+        self._key = key
+        self.rest = b""
+
+    def receive(self, data: bytes) -> list[SessionStart | SessionReply]:
+        """Raises :class:`PreambleError` for another kind, a wrong tag, or too long a message."""
+        self.rest += data
+        if not self.rest:
+            return []
+        if self.rest[:1] != (_START if self._expected is SessionStart else _REPLY):
+            raise PreambleError("another message than the one that is due")
+        if len(self.rest) < _HEADER.size:
+            return []
+        (_, length) = _HEADER.unpack_from(self.rest)
+        if length > MAX_PAYLOAD:
+            raise PreambleError("a message is too long")
+        body_end = _HEADER.size + length
+        if len(self.rest) < body_end + TAG_BYTES:
+            return []
+        body = self.rest[:body_end]
+        tag = self.rest[body_end : body_end + TAG_BYTES]
+        if not hmac.compare_digest(tag, hmac.digest(self._key, body, "sha256")[:TAG_BYTES]):
+            raise PreambleError("a message has the wrong tag")
+        self.rest = self.rest[body_end + TAG_BYTES :]
+        return [self._expected.parse(body[_HEADER.size :])]
+
+    def end(self) -> None:
+        """Raises :class:`PreambleError` if a message was begun and cut short."""
+        if self.rest:
+            raise PreambleError("the connection ended inside a message")
