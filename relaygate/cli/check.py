@@ -1,0 +1,85 @@
+"""``relaygate check``: say whether a node would start with a configuration, and if not, why."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from relaygate.config import ConfigError, DMZConfig, InternalConfig, Problem, load, printable
+from relaygate.identity import IdentityError, Role, load_identity
+
+__all__ = ["add_parser"]
+
+_FAILED = 2
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the command to the ``relaygate`` parser."""
+    parser = subparsers.add_parser(
+        "check",
+        help="validate configuration files",
+        description="Validate configuration files and the certificates and keys they name. "
+        "Every problem is printed on a line of its own: file, key, what was expected.",
+        epilog="Exit status: 0 if every file is good, 2 if not.",
+    )
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    parser.add_argument(
+        "--kind",
+        choices=("dmz", "internal"),
+        help="what the files are for (default: as the sections of each show)",
+    )
+    parser.add_argument(
+        "--no-identity",
+        action="store_true",
+        help="do not read certificate, key and CA (to check a file on another machine)",
+    )
+    parser.set_defaults(func=_check)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    status = 0
+    for file in arguments.files:
+        try:
+            summary = _summary(file, arguments.kind, with_identity=not arguments.no_identity)
+        except ConfigError as error:
+            status = _FAILED
+            for problem in error.problems:
+                print(problem, file=sys.stderr)
+        else:
+            print(f"{printable(str(file))}: ok ({summary})")
+    return status
+
+
+def _summary(file: Path, kind: Literal["dmz", "internal"] | None, *, with_identity: bool) -> str:
+    """Return what the file describes, in a few words; raises ConfigError."""
+    config = load(file, kind)
+    if isinstance(config, DMZConfig):
+        parts = ["dmz node", _count(config.nodes, "node"), _count(config.listen, "listen rule")]
+        role = Role.DMZ
+    else:
+        parts = [
+            "internal node",
+            _count(config.gateways, "gateway"),
+            _count(config.services, "service"),
+        ]
+        role = Role.INTERNAL
+    if with_identity:
+        parts[0] += f' "{_identity_name(file, config, role)}"'
+    return ", ".join(parts)
+
+
+def _identity_name(file: Path, config: DMZConfig | InternalConfig, role: Role) -> str:
+    paths = config.identity
+    now = datetime.now(UTC)
+    try:
+        return load_identity(paths.certificate, paths.key, paths.ca, role=role, now=now).name
+    except IdentityError as error:
+        raise ConfigError((Problem(str(file), "identity", str(error)),)) from error
+
+
+def _count(things: Sequence[object], word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"

@@ -1,0 +1,59 @@
+"""The ``relaygate`` command: one parser, one function for each subcommand.
+
+A subcommand's module has ``add_parser(subparsers)``, which describes it and sets ``func`` to
+the function that does the work and returns the exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from relaygate import __version__
+from relaygate.cli import check, pki
+
+__all__ = ["main", "run"]
+
+# What a shell reports for a program that SIGINT or SIGPIPE ended: 128 and the signal's number.
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; 2 is a usage error or a refused file."""
+    try:
+        arguments = _parser().parse_args(argv)
+        status: int = arguments.func(arguments)
+        # Output that nobody takes shows here, and not when the interpreter is half gone.
+        print(end="", flush=True)
+    except SystemExit as stop:
+        # argparse ends the program itself after --help and after a usage error.
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end, and must not complain then.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        return _BROKEN_PIPE
+    return status
+
+
+def run() -> None:
+    """Be the console script."""
+    sys.exit(main())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="relaygate",
+        description="Tools for relaygate, a DMZ gateway for file transfer.",
+    )
+    parser.add_argument("--version", action="version", version=f"relaygate {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    pki.add_parser(subparsers)
+    check.add_parser(subparsers)
+    return parser

@@ -1,0 +1,65 @@
+"""Configuration: TOML files become frozen, checked objects, or a list of every mistake.
+
+Paths in a file count from the folder that it lies in.  Durations are in seconds and their
+fields end in ``_s``.  Nothing here looks at the files that the paths lead to.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from relaygate.config.dmz import DMZConfig, build_dmz
+from relaygate.config.internal import (
+    GatewayConfig,
+    InternalConfig,
+    ServiceConfig,
+    build_internal,
+)
+from relaygate.config.schema import ConfigError, Problem, printable, read_toml
+from relaygate.config.shared import IdentityFiles, LogConfig
+
+__all__ = [
+    "ConfigError",
+    "DMZConfig",
+    "GatewayConfig",
+    "IdentityFiles",
+    "InternalConfig",
+    "LogConfig",
+    "Problem",
+    "ServiceConfig",
+    "load",
+    "load_dmz",
+    "load_internal",
+    "printable",
+]
+
+
+def load_dmz(path: Path) -> DMZConfig:
+    """Read the configuration of a DMZ node; raises ConfigError with every mistake in it."""
+    return build_dmz(path, read_toml(path))
+
+
+def load_internal(path: Path) -> InternalConfig:
+    """Read the configuration of an internal node; raises ConfigError likewise."""
+    return build_internal(path, read_toml(path))
+
+
+def load(path: Path, kind: Literal["dmz", "internal"] | None = None) -> DMZConfig | InternalConfig:
+    """Read a configuration of the *kind* given, or of the kind that its sections show.
+
+    :raises ConfigError: with every mistake; also if the sections show neither kind, or both.
+    """
+    values = read_toml(path)
+    if kind is None:
+        dmz = bool({"uplink", "policy"} & values.keys())
+        internal = bool({"gateway", "service"} & values.keys())
+        if dmz == internal:
+            found = "some of both" if dmz else "none of them"
+            message = (
+                "expected [uplink] and [policy] (a DMZ node) or [[gateway]] and [[service]] "
+                f"(an internal node), found {found}"
+            )
+            raise ConfigError((Problem(str(path), "", message),))
+        kind = "dmz" if dmz else "internal"
+    return build_dmz(path, values) if kind == "dmz" else build_internal(path, values)

@@ -1,0 +1,86 @@
+"""The configuration of a DMZ node: who may enrol, and what they may ask for.  No service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from relaygate.addresses import HostPort, ListenRule
+from relaygate.config.schema import Key, ListOf, Reader, Table, Value
+from relaygate.config.shared import (
+    IDENTITY,
+    LISTENER,
+    LOG,
+    NODE_NAME,
+    IdentityFiles,
+    LogConfig,
+    identity_from,
+    integer,
+    log_from,
+    text_of,
+)
+
+__all__ = ["DMZ_FILE", "DMZConfig", "build_dmz"]
+
+
+@dataclass(frozen=True)
+class DMZConfig:
+    """All that a DMZ node is told by its own file.
+
+    *nodes* are the certificate names that may dial in, *listen* what they may ask to be
+    opened.  Sessions are client connections from accept to end; pending are connections on
+    the uplink's port that have not yet shown who they are.  "Per address" counts by the
+    peer's IP address.
+    """
+
+    identity: IdentityFiles
+    uplink_listen: HostPort
+    nodes: tuple[str, ...]
+    listen: tuple[ListenRule, ...]
+    max_sessions: int = 10_000
+    max_sessions_per_address: int = 1_000
+    max_pending: int = 1_024
+    max_pending_per_address: int = 256
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+_RULE = Value(
+    'an IP address and port or ports, as in "0.0.0.0:21-22" or "[::]:443"',
+    lambda value: ListenRule.parse(text_of(value)),
+)
+
+# One line for each node and rule is read by people; hundreds of them are a mistake.
+_UPLINK = Table(
+    (
+        Key("listen", LISTENER, required=True, field="uplink_listen"),
+        Key("nodes", ListOf(NODE_NAME, "names", 256), required=True),
+    )
+)
+
+_POLICY = Table(
+    (
+        Key("listen", ListOf(_RULE, "listen rules", 256), required=True),
+        Key("max_sessions", integer(1, 1_000_000)),
+        Key("max_sessions_per_address", integer(1, 1_000_000)),
+        Key("max_pending", integer(1, 65_536)),
+        Key("max_pending_per_address", integer(1, 65_536)),
+    )
+)
+
+DMZ_FILE = Table(
+    (Key("identity", IDENTITY), Key("uplink", _UPLINK), Key("policy", _POLICY), Key("log", LOG))
+)
+
+
+def build_dmz(file: Path, values: dict[str, Any]) -> DMZConfig:
+    """Make the configuration from the tables of *file*; raises ConfigError."""
+    reader = Reader(file)
+    fields = DMZ_FILE.read(reader, "", values)
+    reader.finish()
+    return DMZConfig(
+        identity=identity_from(fields["identity"], file.parent),
+        log=log_from(fields["log"], file.parent),
+        **fields["uplink"],
+        **fields["policy"],
+    )

@@ -1,0 +1,140 @@
+"""The configuration of an internal node: which DMZ nodes it dials, and what it publishes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from relaygate.addresses import HostPort
+from relaygate.config.schema import Key, ListOf, Reader, Table, Tables, Value
+from relaygate.config.shared import (
+    IDENTITY,
+    LISTENER,
+    LOG,
+    NODE_NAME,
+    TARGET,
+    IdentityFiles,
+    LogConfig,
+    choice,
+    identity_from,
+    integer,
+    log_from,
+    seconds,
+    text_of,
+)
+
+__all__ = ["INTERNAL_FILE", "GatewayConfig", "InternalConfig", "ServiceConfig", "build_internal"]
+
+_MONTH_S = 30 * 24 * 3600
+
+_SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """A DMZ node to dial: where it is, the name in its certificate, idle channels to keep."""
+
+    address: HostPort
+    name: str
+    pool: int = 8
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """One published service.
+
+    *listen* is an address of the DMZ node, *backends* are in the private network, in order
+    of preference for ``failover``.  A cap of 0 is none of the service's own.
+    *idle_timeout_s* ends a session in which no byte moved for that long; None never does.
+    """
+
+    name: str
+    protocol: Literal["ssh", "tcp", "tls"]
+    listen: HostPort
+    backends: tuple[HostPort, ...]
+    balance: Literal["round-robin", "failover"] = "round-robin"
+    channel: Literal["auto", "always", "never"] = "auto"
+    max_sessions: int = 0
+    max_sessions_per_address: int = 0
+    idle_timeout_s: float | None = None
+
+    @property
+    def tls_channel(self) -> bool:
+        """Whether the data channels are encrypted.
+
+        ``auto`` encrypts what may be plaintext and spares what is ciphertext already.
+        """
+        if self.channel == "auto":
+            return self.protocol == "tcp"
+        return self.channel == "always"
+
+
+@dataclass(frozen=True)
+class InternalConfig:
+    """All that an internal node is told; gateways and services are never empty."""
+
+    identity: IdentityFiles
+    gateways: tuple[GatewayConfig, ...]
+    services: tuple[ServiceConfig, ...]
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+def _service_name(value: object) -> str:
+    name = text_of(value)
+    if not _SERVICE_NAME.fullmatch(name):
+        raise ValueError
+    return name
+
+
+_NAME = Value(
+    "a service name (1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit)",
+    _service_name,
+)
+
+_GATEWAY = Table(
+    (
+        Key("address", TARGET, required=True),
+        Key("name", NODE_NAME, required=True),
+        Key("pool", integer(1, 256)),
+    )
+)
+
+_SERVICE = Table(
+    (
+        Key("name", _NAME, required=True),
+        Key("protocol", choice("ssh", "tcp", "tls"), required=True),
+        Key("listen", LISTENER, required=True),
+        Key("backends", ListOf(TARGET, "backends", 64), required=True),
+        Key("balance", choice("round-robin", "failover")),
+        Key("channel", choice("auto", "always", "never")),
+        Key("max_sessions", integer(0, 1_000_000)),
+        Key("max_sessions_per_address", integer(0, 1_000_000)),
+        Key("idle_timeout", seconds(1, _MONTH_S), field="idle_timeout_s"),
+    )
+)
+
+# A wildcard and an explicit address may share a port: the explicit one wins.  Only the very
+# same listener twice has no answer to which service a client gets.
+INTERNAL_FILE = Table(
+    (
+        Key("identity", IDENTITY),
+        Key("gateway", Tables(_GATEWAY, 64, unique=("address",)), required=True),
+        Key("service", Tables(_SERVICE, 1_024, unique=("name", "listen")), required=True),
+        Key("log", LOG),
+    )
+)
+
+
+def build_internal(file: Path, values: dict[str, Any]) -> InternalConfig:
+    """Make the configuration from the tables of *file*; raises ConfigError."""
+    reader = Reader(file)
+    fields = INTERNAL_FILE.read(reader, "", values)
+    reader.finish()
+    return InternalConfig(
+        identity=identity_from(fields["identity"], file.parent),
+        gateways=tuple(GatewayConfig(**row) for row in fields["gateway"]),
+        services=tuple(ServiceConfig(**row) for row in fields["service"]),
+        log=log_from(fields["log"], file.parent),
+    )

@@ -1,0 +1,169 @@
+"""Tests for :mod:`relaygate.cli.main` and :mod:`relaygate.cli.check`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from unittest import mock
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import relaygate
+from relaygate.cli import check
+from relaygate.cli.main import main
+from relaygate.identity import Role
+from relaygate.pki import issue, make_ca
+
+ROOT = Path(relaygate.__file__).parent.parent
+DMZ = ROOT / "etc" / "dmz.toml"
+INTERNAL = ROOT / "etc" / "internal.toml"
+
+
+def call(*argv: str) -> tuple[int, str, str]:
+    """Run the command here; returns exit status, standard output and standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(argv)
+    return status, out.getvalue(), err.getvalue()
+
+
+class MainTests(SynchronousTestCase):
+    """The command as such."""
+
+    def test_version(self) -> None:
+        """The version is that of the package."""
+        self.assertEqual(call("--version"), (0, f"relaygate {relaygate.__version__}\n", ""))
+
+    def test_help(self) -> None:
+        """Help goes to standard output, names the subcommands and is a success."""
+        status, out, err = call("--help")
+        self.assertEqual((status, err), (0, ""))
+        for command in ("pki", "check"):
+            self.assertIn(command, out)
+
+    def test_usage_errors(self) -> None:
+        """What cannot be understood is told on standard error, with status 2."""
+        for argv in [(), ("no-such",), ("check",), ("check", "--kind", "x", "f"), ("--nope",)]:
+            status, out, err = call(*argv)
+            self.assertEqual((status, out), (2, ""), argv)
+            self.assertIn("usage: relaygate", err)
+
+    def test_interrupted(self) -> None:
+        """An interrupt ends the command without a traceback, as a shell expects it."""
+        with mock.patch.object(check, "load", side_effect=KeyboardInterrupt):
+            self.assertEqual(call("check", str(DMZ)), (130, "", ""))
+
+    def test_broken_pipe(self) -> None:
+        """A reader that went away ends the command quietly."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    "-c",
+                    "from relaygate.cli.main import run; run()",
+                    *("check", "--no-identity", str(DMZ)),
+                ],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                timeout=60,
+                check=False,
+            )
+        finally:
+            os.close(writing)
+        self.assertEqual((done.returncode, done.stderr), (141, b""))
+
+
+class CheckTests(SynchronousTestCase):
+    """``relaygate check``."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir(parents=True)
+
+    def copy(self, example: Path, name: str, role: Role) -> str:
+        """Put an example and an identity for it into the folder; returns the file's path."""
+        now = datetime.now(UTC)
+        ca = make_ca("test CA", now, 10)
+        pair = issue(ca, name, role, now, 5)
+        (self.folder / f"{name}.pem").write_bytes(pair.certificate_pem)
+        key = self.folder / f"{name}.key"
+        key.touch(mode=0o600)
+        key.write_bytes(pair.key_pem)
+        (self.folder / "ca.pem").write_bytes(ca.certificate_pem)
+        file = self.folder / example.name
+        file.write_bytes(example.read_bytes())
+        return str(file)
+
+    def test_dmz(self) -> None:
+        """A good DMZ file is summed up with the name in its certificate."""
+        file = self.copy(DMZ, "dmz", Role.DMZ)
+        expected = f'{file}: ok (dmz node "dmz", 2 nodes, 3 listen rules)\n'
+        self.assertEqual(call("check", file), (0, expected, ""))
+
+    def test_internal(self) -> None:
+        """A good internal file likewise, and one of a thing is not spoken of as many."""
+        file = self.copy(INTERNAL, "node-a", Role.INTERNAL)
+        expected = f'{file}: ok (internal node "node-a", 1 gateway, 2 services)\n'
+        self.assertEqual(call("check", file), (0, expected, ""))
+
+    def test_wrong_role(self) -> None:
+        """A certificate of the other role is found before the node is started."""
+        file = self.copy(DMZ, "dmz", Role.INTERNAL)
+        status, out, err = call("check", file)
+        self.assertEqual((status, out), (2, ""))
+        self.assertTrue(err.startswith(f"{file}: identity: "), err)
+        self.assertIn("this is a DMZ node", err)
+        self.assertEqual(err.count("\n"), 1)
+
+    def test_key_for_all_to_read(self) -> None:
+        """A key file that others may read is found, too."""
+        file = self.copy(DMZ, "dmz", Role.DMZ)
+        (self.folder / "dmz.key").chmod(0o644)
+        status, _, err = call("check", file)
+        self.assertEqual(status, 2)
+        self.assertIn("chmod", err)
+
+    def test_without_identity(self) -> None:
+        """The identity can be left out, for a file that will run elsewhere."""
+        status, out, err = call("check", "--no-identity", str(DMZ), str(INTERNAL))
+        self.assertEqual((status, err), (0, ""))
+        self.assertEqual(
+            out,
+            f"{DMZ}: ok (dmz node, 2 nodes, 3 listen rules)\n"
+            f"{INTERNAL}: ok (internal node, 1 gateway, 2 services)\n",
+        )
+
+    def test_all_files_and_problems(self) -> None:
+        """Every problem of every file is told, good files stay good, and the status is 2."""
+        broken = self.folder / "broken.toml"
+        broken.write_text("[uplink]\nnodes = []\n[policy]\nmax_session = 1\n")
+        absent = self.folder / "absent.toml"
+        status, out, err = call("check", "--no-identity", str(broken), str(absent), str(DMZ))
+        self.assertEqual(status, 2)
+        self.assertEqual(out.count("\n"), 1)
+        self.assertIn(f"{DMZ}: ok", out)
+        lines = err.splitlines()
+        self.assertIn(
+            f"{broken}: uplink.nodes: expected a non-empty list of names, found []", lines
+        )
+        self.assertIn(
+            f"{broken}: policy.max_session: unknown key (did you mean max_sessions?)", lines
+        )
+        self.assertEqual(len(lines), 8)
+        self.assertTrue(lines[-1].startswith(f"{absent}: "), lines[-1])
+
+    def test_kind(self) -> None:
+        """A kind that is given overrules what the sections show."""
+        self.assertEqual(call("check", "--no-identity", "--kind", "dmz", str(DMZ))[0], 0)
+        status, _, err = call("check", "--no-identity", "--kind", "internal", str(DMZ))
+        self.assertEqual(status, 2)
+        self.assertIn(f"{DMZ}: uplink: unknown key", err)
