@@ -1,0 +1,333 @@
+"""
+A leg: one TCP connection of ours to one party, clear or under TLS.
+
+Twisted owns the socket: its reactor calls :meth:`doRead` and :meth:`doWrite`, its protocols talk to
+it, its ways of losing a connection hold.  A leg adds four things to Twisted's own TCP transports:
+
+- **Pumps.**  While a leg is part of a relay its bytes do not pass through a protocol: ``inbound``
+is
+  the pump that reads from it and ``outbound`` the pump that writes to it (:mod:`relaygate.pump`).
+- **TLS straight on the socket.**  Twisted's TLS transport cannot end one direction and keep the
+other
+  (its ``loseWriteConnection`` reaches past TLS to the socket).  TLS 1.3 can: ``close_notify`` ends
+  the sender's direction only (RFC 8446 section 6.1).  So here ``loseWriteConnection`` sends
+  ``close_notify``, and an end without one is a lost connection, never a finished stream.
+- **A look at the first byte** without taking it, so that one port can serve TLS and clear channels.
+- **Abort by default.**  Once :meth:`abort_by_default` was called a process that is killed resets
+the
+  connection.  A kernel that closes it politely would tell the peer "the stream is complete".
+
+Only protocols that own a leg, and :mod:`relaygate.relay`, end, pause or abort one.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TYPE_CHECKING, Protocol, cast
+
+from OpenSSL import SSL
+from twisted.internet import main, tcp
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
+
+if TYPE_CHECKING:
+    from twisted.internet.protocol import Factory
+    from twisted.python.failure import Failure
+
+    _Base = tcp.Connection
+else:
+    _Base = object
+
+# A dead peer of an idle connection is found within KEEP_IDLE_S + KEEP_COUNT * KEEP_INTERVAL_S.
+KEEP_IDLE_S = 60
+KEEP_INTERVAL_S = 15
+KEEP_COUNT = 4
+# Twisted's 50 is soon full where partners' jobs all start on the hour.
+BACKLOG = 1024
+# RFC 8446 section 5.1: no record holds more plaintext.
+TLS_RECORD = 16384
+
+_LINGER_ABORT = struct.pack("ii", 1, 0)
+_LINGER_NOT = struct.pack("ii", 0, 0)
+
+
+class TLSFailed(ConnectionLost):
+    """The TLS handshake did not succeed; the text says why."""
+
+
+class IPump(Protocol):
+    """What a leg asks of the pumps on its two sides."""
+
+    def readable(self) -> Exception | None:
+        """The source has bytes; an exception ends the source's reading."""
+
+    def writable(self) -> Exception | None:
+        """The sink has room; an exception ends the sink."""
+
+
+class IFirstByte(Protocol):
+    """A protocol that asked for a look at the first byte."""
+
+    def first_byte(self, byte: bytes) -> None:
+        """*byte* has come, and is still unread."""
+
+
+def tune(skt: socket.socket) -> socket.socket:
+    """
+    Set what every connection of ours has; on a listening socket, what it hands on.
+
+    No delay, since Nagle's algorithm costs 40 ms in each small exchange (requirement 81);
+    keepalive, since nothing else finds a dead peer of an idle session (requirement 82).
+    """
+    skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    skt.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_IDLE_S)
+    skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_INTERVAL_S)
+    skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_COUNT)
+    return skt
+
+
+class Leg(_Base):
+    """What :class:`ServerLeg` and :class:`ClientLeg` share."""
+
+    tls: SSL.Connection | None = None
+    inbound: IPump | None = None
+    outbound: IPump | None = None
+    _handshaking = False
+    _peeking = False
+    _aborts = False
+
+    # -- bytes, for pumps -----------------------------------------------------------------------
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """
+        Read up to ``len(buffer)`` bytes; 0 is the orderly end of the stream.
+
+        Raises :class:`BlockingIOError` when none are there, another :class:`OSError` when the
+        connection is broken.  Under TLS give at least :data:`TLS_RECORD` bytes of room, so that no
+        decrypted byte stays behind where the reactor cannot see it.
+        """
+        if self.tls is None:
+            return self.socket.recv_into(buffer)
+        try:
+            return self.tls.recv_into(buffer, TLS_RECORD)
+        except SSL.ZeroReturnError:
+            return 0
+        except (SSL.WantReadError, SSL.WantWriteError):
+            raise BlockingIOError from None
+        except SSL.Error as error:
+            raise ConnectionResetError(tls_error_text(error)) from None
+
+    def send_some(self, data: memoryview | bytes) -> int:
+        """
+        Send what the kernel takes of *data* (not empty) and say how much that was.
+
+        Raises :class:`BlockingIOError` when it takes none, another :class:`OSError` when the
+        connection is broken.
+        """
+        if self.tls is None:
+            return self.socket.send(data)
+        try:
+            return self.tls.send(data)
+        except (SSL.WantReadError, SSL.WantWriteError):
+            raise BlockingIOError from None
+        except SSL.Error as error:
+            raise ConnectionResetError(tls_error_text(error)) from None
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes that a protocol wrote still wait in user space."""
+        return self._tempDataLen + len(self.dataBuffer) - self.offset
+
+    def abort_by_default(self) -> None:
+        """From now on the end of this process resets the connection; only an orderly close ends
+        it.
+        """
+        self._aborts = True
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
+
+    # -- TLS ------------------------------------------------------------------------------------
+
+    def start_tls(self, context: SSL.Context, *, server: bool, sni: str | None = None) -> None:
+        """
+        Begin the handshake; the protocol's ``handshakeCompleted`` (IHandshakeListener) says when it
+        is done.  If it fails the connection is lost with :class:`TLSFailed`.
+        """
+        self.tls = tls = SSL.Connection(context, self.socket)
+        self._handshaking = True
+        if server:
+            tls.set_accept_state()
+        else:
+            tls.set_connect_state()
+            if sni is not None:
+                tls.set_tlsext_host_name(sni.encode())
+            # The first word is the client's: get the reactor to call us.
+            self.startWriting()
+
+    def _handshake(self) -> Exception | None:
+        assert self.tls is not None
+        try:
+            self.tls.do_handshake()
+        except SSL.WantReadError:
+            self.stopWriting()
+            return None
+        except SSL.WantWriteError:
+            self.startWriting()
+            return None
+        except SSL.Error as error:
+            return TLSFailed(tls_error_text(error))
+        self._handshaking = False
+        if not self.unsent:
+            self.stopWriting()
+        cast(IHandshakeListener, self.protocol).handshakeCompleted()
+        return None
+
+    # -- what the reactor calls -----------------------------------------------------------------
+
+    def peek_first(self) -> None:
+        """Show the protocol (:class:`IFirstByte`) the first byte before anything is read."""
+        self._peeking = True
+
+    def doRead(self) -> Exception | None:  # type: ignore[override]
+        """See :class:`twisted.internet.interfaces.IReadDescriptor`."""
+        if self.inbound is not None:
+            return self.inbound.readable()
+        if self._peeking:
+            return self._peek()
+        if self._handshaking:
+            return self._handshake()
+        if self.tls is None:
+            return super().doRead()
+        buffer = bytearray(TLS_RECORD)
+        try:
+            count = self.receive_into(memoryview(buffer))
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            return TLSFailed(str(error))
+        return self._dataReceived(bytes(buffer[:count]))
+
+    def _peek(self) -> Exception | None:
+        try:
+            byte = self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
+        if not byte:
+            return main.CONNECTION_DONE
+        self._peeking = False
+        cast(IFirstByte, self.protocol).first_byte(byte)
+        return None
+
+    def doWrite(self) -> Exception | None:  # type: ignore[override]
+        """See :class:`twisted.internet.interfaces.IWriteDescriptor`."""
+        if self._handshaking:
+            return main.CONNECTION_DONE if self.disconnecting else self._handshake()
+        if self.outbound is None or self.unsent:
+            result: Exception | None = super().doWrite()
+            if result is not None or self.outbound is None or self.unsent:
+                return result
+        return self.outbound.writable()
+
+    def writeSomeData(self, data: bytes) -> int | Exception:  # type: ignore[override]
+        """See :class:`twisted.internet.abstract.FileDescriptor`."""
+        if not data:
+            return 0
+        try:
+            return self.send_some(memoryview(data)[: self.SEND_LIMIT])
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return main.CONNECTION_LOST
+
+    def _closeWriteConnection(self) -> None:
+        if self.tls is None:
+            super()._closeWriteConnection()
+        elif not self._say_goodbye(self.tls):
+            # The kernel took no byte of it just now: come back when it does.
+            self._writeDisconnected = False
+            self.startWriting()
+        else:
+            protocol = IHalfCloseableProtocol(self.protocol, None)
+            if protocol is not None:
+                protocol.writeConnectionLost()
+
+    def _postLoseConnection(self) -> Exception:
+        if self.tls is not None and not self._writeDisconnected:
+            self._say_goodbye(self.tls)
+        return main.CONNECTION_DONE
+
+    @staticmethod
+    def _say_goodbye(tls: SSL.Connection) -> bool:
+        try:
+            tls.shutdown()
+        except (SSL.WantReadError, SSL.WantWriteError):
+            return False
+        except SSL.Error:
+            # The connection is broken; reading will say so.
+            pass
+        return True
+
+    def connectionLost(self, reason: Failure) -> None:
+        """See :class:`twisted.internet.tcp.Connection`."""
+        self.inbound = self.outbound = None
+        super().connectionLost(reason)
+        self.tls = None
+
+    def _closeSocket(self, orderly: bool) -> None:
+        if orderly and self._aborts:
+            try:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+            except OSError:
+                pass
+        super()._closeSocket(orderly)
+
+
+def tls_error_text(error: SSL.Error) -> str:
+    """OpenSSL's own words for *error*, short."""
+    if isinstance(error, SSL.SysCallError):
+        return str(error.args[-1]) if error.args else "connection lost"
+    if error.args and isinstance(error.args[0], list):
+        return ", ".join(str(entry[-1]) for entry in error.args[0]) or "connection lost"
+    return str(error) or "connection lost"
+
+
+class ServerLeg(Leg, tcp.Server):
+    """A connection that was accepted."""
+
+
+class ClientLeg(Leg, tcp.Client):
+    """A connection that was dialled."""
+
+    def createInternetSocket(self) -> socket.socket:
+        """See :class:`twisted.internet.tcp.BaseClient`."""
+        return tune(super().createInternetSocket())
+
+
+class LegPort(tcp.Port):
+    """
+    A listening socket whose connections are legs.
+
+    With *shared* an explicit address and the wildcard may hold the same port number, and a client
+    gets the explicit one (lesson 30); Linux allows it only where both sockets ask for it.
+    """
+
+    transport = ServerLeg
+
+    def __init__(
+        self, host: str, port: int, factory: Factory, reactor: object, *, shared: bool = False
+    ) -> None:
+        self._shared = shared
+        super().__init__(port, factory, BACKLOG, host, reactor)
+
+    def createInternetSocket(self) -> socket.socket:
+        """See :class:`twisted.internet.base.BasePort`."""
+        skt = tune(super().createInternetSocket())
+        if self._shared:
+            skt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if self.addressFamily == socket.AF_INET6:
+            # [::] is every IPv6 address, and 0.0.0.0 every IPv4 one: two rules, two listeners.
+            skt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        return skt

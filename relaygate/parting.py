@@ -1,0 +1,57 @@
+"""Saying no, so that it is heard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relaygate.legs import Leg
+
+# Seconds that a client has to read our words and close.
+PARTING_LIMIT_S = 2.0
+
+
+@implementer(IHalfCloseableProtocol)
+class _Parting(Protocol):
+    """Reads and forgets what the client sends, until it ends or time is up."""
+
+    def __init__(self, limit: IDelayedCall, gone: Callable[[], None]) -> None:
+        self._limit = limit
+        self._gone = gone
+
+    def readConnectionLost(self) -> None:
+        """See :class:`twisted.internet.interfaces.IHalfCloseableProtocol`."""
+        cast(Leg, self.transport).loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """See :class:`twisted.internet.interfaces.IHalfCloseableProtocol`."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        if self._limit.active():
+            self._limit.cancel()
+        self._gone()
+
+
+def part(leg: Leg, words: bytes, clock: IReactorTime, gone: Callable[[], None]) -> None:
+    """
+    Send *words* on *leg*, end our direction, and close when the client has, or after a short while.
+
+    Closing at once would turn into a reset where the client has sent something that nobody read,
+    and a reset throws away what it has not read yet: our words.  *gone* is called when the leg is.
+    """
+    if not leg.connected:
+        gone()
+        return
+    parting = _Parting(clock.callLater(PARTING_LIMIT_S, leg.abortConnection), gone)
+    leg.protocol = parting
+    parting.makeConnection(leg)
+    if words:
+        leg.write(words)
+    leg.loseWriteConnection()
+    leg.startReading()

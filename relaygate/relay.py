@@ -1,0 +1,235 @@
+"""
+A relay: two legs, two pumps, and how they end.
+
+Each direction ends on its own.  The end of one leg's stream, once its last byte has gone, becomes
+the end of the other leg's stream (FIN, or ``close_notify`` under TLS), while the other direction
+goes on; when both have ended the legs are closed.  Whatever is not an orderly end (a reset, a
+time-out, a TLS stream without ``close_notify``) becomes a reset on the other leg.  The one never
+stands in for the other: in FTP's stream mode an orderly end means "the file is complete".
+
+What could wait for ever has a limit: a relay with one direction ended in which nothing moves
+(lesson 19), a sink that takes nothing while bytes wait for it, and the service's own idle limit.
+A relay that may idle and does has no timer at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol
+from zope.interface import implementer
+
+from relaygate.outcome import Cause, Outcome, Phase
+from relaygate.pump import Pump, make_pump
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
+
+    from relaygate.legs import Leg
+    from relaygate.pipes import PipeShelf
+
+# Seconds without a byte after one direction has ended.
+HALF_CLOSED_LIMIT_S = 900.0
+# Seconds in which a sink takes none of the bytes that wait for it.
+STALL_LIMIT_S = 3600.0
+# A limit is looked at this many times while it lasts, so it strikes at most a quarter late.
+LOOKS = 4
+
+
+@implementer(IHalfCloseableProtocol)
+class _End(Protocol):
+    """The protocol of a leg while it is part of a relay."""
+
+    def __init__(self, relay: Relay, name: Cause) -> None:
+        self.relay = relay
+        self.name = name
+
+    def readConnectionLost(self) -> None:
+        """The leg's stream has ended, in order."""
+        self.relay._stream_ended(self)
+
+    def writeConnectionLost(self) -> None:
+        """Our end of stream has gone out."""
+        self.relay._end_sent()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """The leg is gone."""
+        self.relay._leg_lost(self, reason)
+
+
+class Relay:
+    """
+    Joins *outer*, the leg towards the client, and *inner*, the leg towards the backend.
+
+    *done* is called once, with the outcome, when both legs are gone.  *idle_timeout_s* is the
+    service's limit in seconds for a relay in which nothing moves; None is none.
+    """
+
+    def __init__(
+        self,
+        outer: Leg,
+        inner: Leg,
+        clock: IReactorTime,
+        shelf: PipeShelf,
+        done: Callable[[Outcome], None],
+        *,
+        idle_timeout_s: float | None = None,
+    ) -> None:
+        self._outer = outer
+        self._inner = inner
+        self._clock = clock
+        self._done = done
+        self._idle_timeout_s = idle_timeout_s
+        self._pump_in = make_pump(outer, inner, self, shelf)
+        self._pump_out = make_pump(inner, outer, self, shelf)
+        self._prefix_in = 0
+        self._prefix_out = 0
+        self._ended = 0
+        self._ends_sent = 0
+        self._outcome: Outcome | None = None
+        self._legs_left = 2
+        self._watch: IDelayedCall | None = None
+        self._quiet_looks = 0
+        self._looked_bytes = 0
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes moved towards the backend, so far."""
+        return self._prefix_in + self._pump_in.moved
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes moved towards the client, so far."""
+        return self._prefix_out + self._pump_out.moved
+
+    def start(
+        self,
+        *,
+        before_in: bytes = b"",
+        before_out: bytes = b"",
+        seen_in: int = 0,
+        seen_out: int = 0,
+    ) -> None:
+        """
+        Begin to relay.
+
+        *before_in* and *before_out* were read from the outer and the inner leg already and go
+        first; *seen_in* and *seen_out* count bytes that have even been passed on, for the counters.
+        """
+        self._prefix_in = seen_in + len(before_in)
+        self._prefix_out = seen_out + len(before_out)
+        for leg, name in ((self._outer, Cause.CLIENT), (self._inner, Cause.BACKEND)):
+            end = _End(self, name)
+            leg.protocol = end
+            end.makeConnection(leg)
+            leg.abort_by_default()
+        if before_in:
+            self._inner.write(before_in)
+        if before_out:
+            self._outer.write(before_out)
+        self._pump_in.start()
+        self._pump_out.start()
+        self._arm()
+
+    def abort(self, cause: Cause, detail: str) -> None:
+        """End both legs now, with resets."""
+        if self._outcome is None:
+            self._outcome = Outcome(cause, Phase.RELAY, detail)
+        self._stop_pumps()
+        self._outer.abortConnection()
+        self._inner.abortConnection()
+
+    # -- ends -----------------------------------------------------------------------------------
+
+    def _stream_ended(self, end: _End) -> None:
+        pump, sink = self._from(end)
+        pump.stop()
+        self._ended += 1
+        sink.loseWriteConnection()
+        self._arm()
+
+    def _from(self, end: _End) -> tuple[Pump, Leg]:
+        if end.name is Cause.CLIENT:
+            return self._pump_in, self._inner
+        return self._pump_out, self._outer
+
+    def _end_sent(self) -> None:
+        self._ends_sent += 1
+        if self._ends_sent == 2 and self._outcome is None:
+            # Both streams were read to their ends, so no unread byte can turn the close into a
+            # reset.
+            self._outcome = Outcome(Cause.DONE, Phase.RELAY)
+            self._outer.loseConnection()
+            self._inner.loseConnection()
+
+    def _leg_lost(self, end: _End, reason: Failure | None) -> None:
+        self._legs_left -= 1
+        if self._outcome is None:
+            self._outcome = Outcome(end.name, Phase.RELAY, _words(reason))
+            self._stop_pumps()
+            (self._inner if end.name is Cause.CLIENT else self._outer).abortConnection()
+        if self._legs_left == 0:
+            if self._watch is not None:
+                self._watch.cancel()
+                self._watch = None
+            self._done(self._outcome)
+
+    def sink_broken(self, sink: Leg) -> None:
+        """See :class:`relaygate.pump.IPumpOwner`."""
+        cause = Cause.CLIENT if sink is self._outer else Cause.BACKEND
+        self.abort(cause, "connection reset")
+
+    def load_held(self) -> None:
+        """See :class:`relaygate.pump.IPumpOwner`."""
+        if self._watch is None:
+            self._arm()
+
+    def _stop_pumps(self) -> None:
+        self._pump_in.stop()
+        self._pump_out.stop()
+
+    # -- limits ---------------------------------------------------------------------------------
+
+    def _limit(self) -> tuple[float, str] | None:
+        """The limit (seconds) that is in force now, and what it is called in the log."""
+        limits = []
+        if self._idle_timeout_s is not None:
+            limits.append((self._idle_timeout_s, "idle for too long"))
+        if self._ended:
+            limits.append((HALF_CLOSED_LIMIT_S, "half closed and idle for too long"))
+        if self._pump_in.holding or self._pump_out.holding:
+            limits.append((STALL_LIMIT_S, "bytes waited for too long"))
+        return min(limits, default=None)
+
+    def _arm(self) -> None:
+        """Begin to watch, or begin anew, if a limit is in force."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        limit = self._limit()
+        if limit is not None and self._legs_left:
+            self._quiet_looks = 0
+            self._looked_bytes = self.bytes_in + self.bytes_out
+            self._watch = self._clock.callLater(limit[0] / LOOKS, self._look)
+
+    def _look(self) -> None:
+        self._watch = None
+        limit = self._limit()
+        if limit is None or self._looked_bytes != self.bytes_in + self.bytes_out:
+            self._arm()
+            return
+        self._quiet_looks += 1
+        if self._quiet_looks == LOOKS:
+            self.abort(Cause.TIMEOUT, limit[1])
+        else:
+            self._watch = self._clock.callLater(limit[0] / LOOKS, self._look)
+
+
+def _words(reason: Failure | None) -> str:
+    if reason is None or reason.check(ConnectionDone):
+        return "connection closed"
+    return "connection reset"
