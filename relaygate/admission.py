@@ -1,0 +1,81 @@
+"""Who may come in: counters with caps, in all and per address, and a log that a flood cannot
+fill.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """The most at once, *total* and *per_address*; 0 is no cap."""
+
+    total: int = 0
+    per_address: int = 0
+
+
+class Counted:
+    """Counts what is there now, in all and for each address, against :class:`Caps`."""
+
+    def __init__(self, caps: Caps) -> None:
+        self.caps = caps
+        self.total = 0
+        self._by_address: Counter[str] = Counter()
+
+    def has_room(self, address: str) -> bool:
+        """Whether one more from *address* is within the caps."""
+        caps = self.caps
+        if caps.total and self.total >= caps.total:
+            return False
+        return not caps.per_address or self._by_address[address] < caps.per_address
+
+    def add(self, address: str) -> None:
+        """One more from *address* is there."""
+        self.total += 1
+        self._by_address[address] += 1
+
+    def remove(self, address: str) -> None:
+        """One from *address* has gone."""
+        self.total -= 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+
+class Throttle:
+    """
+    Lets *burst* events through in *period_s* seconds and counts the others.
+
+    *seconds* is a clock's.  For log lines that strangers cause: the first ones tell what happens,
+    the thousandth only fills the disk.
+    """
+
+    def __init__(
+        self, seconds: Callable[[], float], *, burst: int = 20, period_s: float = 10.0
+    ) -> None:
+        self._seconds = seconds
+        self._burst = burst
+        self._period_s = period_s
+        self._since = seconds()
+        self._passed = 0
+        self.suppressed = 0
+
+    def passes(self) -> bool:
+        """Whether this event may be logged; if not, it is counted in :attr:`suppressed`."""
+        now = self._seconds()
+        if now - self._since >= self._period_s:
+            self._since = now
+            self._passed = 0
+        if self._passed < self._burst:
+            self._passed += 1
+            return True
+        self.suppressed += 1
+        return False
+
+    def take_suppressed(self) -> int:
+        """How many were not logged since the last call."""
+        count, self.suppressed = self.suppressed, 0
+        return count

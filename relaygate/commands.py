@@ -1,0 +1,197 @@
+"""
+The whole contract between the two nodes, on one page.
+
+An uplink is AMP (``twisted.protocols.amp``) over mutual TLS 1.3; ``docs/protocol.md`` tells the
+same in prose.  Every argument has a type and a bound, checked at the receiver; what does not fit is
+answered with :class:`BadArgument`.  A change that an older node would misread raises :data:`MAJOR`,
+one that it may ignore (a new argument, a new command) raises :data:`MINOR`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from twisted.protocols import amp
+
+MAJOR = 1
+MINOR = 0
+Fields = list[tuple[bytes, amp.Argument]]
+# ALPN names (RFC 7301): the protocol and its major version, for uplinks and for data channels.
+ALPN_UPLINK = f"relaygate/{MAJOR}".encode()
+ALPN_CHANNEL = f"relaygate-channel/{MAJOR}".encode()
+
+# A box of a page this long stays below AMP's 65,535 bytes a value whatever the services are called.
+SERVICES_PER_PAGE = 100
+MAX_PAGES = 100
+MAX_CHANNELS_PER_ASK = 1024
+
+
+class BadArgument(Exception):
+    """An argument is missing, of the wrong type, or out of its bounds."""
+
+
+class VersionRefused(Exception):
+    """The other node speaks another major version of this protocol."""
+
+
+class OutOfOrder(Exception):
+    """A command that is not due: the uplink has not said hello, or a page is missing."""
+
+
+ERRORS: dict[type[Exception], bytes] = {
+    BadArgument: b"BAD_ARGUMENT",
+    VersionRefused: b"VERSION_REFUSED",
+    OutOfOrder: b"OUT_OF_ORDER",
+}
+
+
+class Text(amp.Unicode):
+    """UTF-8 text of at most *longest* characters, printable."""
+
+    def __init__(self, longest: int, optional: bool = False) -> None:
+        super().__init__(optional)
+        self.longest = longest
+
+    def fromString(self, inString: bytes) -> str:
+        """Raises :class:`BadArgument`."""
+        try:
+            text = inString.decode()
+        except UnicodeDecodeError:
+            raise BadArgument("a text is not UTF-8") from None
+        if len(text) > self.longest or not text.isprintable():
+            raise BadArgument(f"a text is longer than {self.longest} or not printable")
+        return text
+
+
+class Number(amp.Integer):
+    """An integer from *least* to *most*, in decimal digits."""
+
+    def __init__(self, least: int, most: int, optional: bool = False) -> None:
+        super().__init__(optional)
+        self.least = least
+        self.most = most
+
+    def fromString(self, inString: bytes) -> int:  # type: ignore[override]
+        """Raises :class:`BadArgument`."""
+        if (
+            not inString.isdigit()
+            or len(inString) > 20
+            or not self.least <= int(inString) <= self.most
+        ):
+            raise BadArgument(f"not a number from {self.least} to {self.most}")
+        return int(inString)
+
+
+class Flag(amp.Boolean):
+    """True or False."""
+
+    def fromString(self, inString: bytes) -> bool:
+        """Raises :class:`BadArgument`."""
+        if inString not in (b"True", b"False"):
+            raise BadArgument("neither True nor False")
+        return inString == b"True"
+
+
+class Rows(amp.AmpList):
+    """A list of at most *most* records."""
+
+    def __init__(self, subargs: list[tuple[bytes, amp.Argument]], most: int) -> None:
+        super().__init__(subargs)
+        self.most = most
+
+    def fromStringProto(self, inString: bytes, proto: object) -> list[dict[str, Any]]:
+        """Raises :class:`BadArgument`."""
+        try:
+            rows: list[dict[str, Any]] = super().fromStringProto(inString, proto)
+        except (KeyError, ValueError, EOFError, amp.AmpError) as error:
+            raise BadArgument(f"a list cannot be read: {type(error).__name__}") from None
+        if len(rows) > self.most:
+            raise BadArgument(f"a list holds more than {self.most} records")
+        return rows
+
+
+class Hello(amp.Command):
+    """
+    internal node -> DMZ node, once, first: which protocol version it speaks.
+
+    ``generation`` in the answer counts the uplinks that the DMZ node has taken since its start: the
+    one with the highest number is the node's own.
+    """
+
+    arguments = [
+        (b"major", Number(0, 65535)),
+        (b"minor", Number(0, 65535)),
+        (b"software", Text(64)),
+    ]
+    response = [
+        (b"major", Number(0, 65535)),
+        (b"minor", Number(0, 65535)),
+        (b"software", Text(64)),
+        (b"generation", Number(0, 2**53)),
+    ]
+    errors = ERRORS
+
+
+class Declare(amp.Command):
+    """
+    internal node -> DMZ node: one page of all the services that the node offers.
+
+    Pages count from 0.  With the last one the wish is whole, and the DMZ node makes the difference:
+    opens, keeps, changes or closes listeners.  The answer to the last page says which services were
+    refused and why; the others listen now.  The whole may be declared again at any time.
+    """
+
+    arguments = [
+        (b"page", Number(0, MAX_PAGES - 1)),
+        (b"last", Flag()),
+        (
+            b"services",
+            Rows(
+                [
+                    (b"name", Text(63)),
+                    (b"protocol", Text(16)),
+                    (b"host", Text(64)),
+                    (b"port", Number(1, 65535)),
+                    (b"tls-channel", Flag()),
+                    (b"max-sessions", Number(0, 2**31)),
+                    (b"max-sessions-per-address", Number(0, 2**31)),
+                ],
+                SERVICES_PER_PAGE,
+            ),
+        ),
+    ]
+    response = [
+        (b"refused", Rows([(b"name", Text(63)), (b"reason", Text(256))], SERVICES_PER_PAGE)),
+    ]
+    errors = ERRORS
+
+
+class OpenChannels(amp.Command):
+    """DMZ node -> internal node: clients wait, so dial *count* data channels now, beside the
+    pool.
+    """
+
+    arguments = [(b"tls", Flag()), (b"count", Number(1, MAX_CHANNELS_PER_ASK))]
+    response: ClassVar[Fields] = []
+    errors = ERRORS
+
+
+class Ping(amp.Command):
+    """Both ways: is the other node there?"""
+
+    arguments: ClassVar[Fields] = []
+    response: ClassVar[Fields] = []
+    errors = ERRORS
+
+
+class Farewell(amp.Command):
+    """Both ways: this uplink ends now, and why."""
+
+    arguments = [(b"reason", Text(256))]
+    response: ClassVar[Fields] = []
+    errors = ERRORS
+
+
+ALL: dict[bytes, type[amp.Command]] = {
+    command.commandName: command for command in (Hello, Declare, OpenChannels, Ping, Farewell)
+}

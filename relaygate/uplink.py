@@ -1,0 +1,236 @@
+"""
+An uplink: AMP with deadlines, pings both ways, and responders that cannot close the connection.
+
+AMP's own habits are kept outside: a failed call that nobody watches and an error that a command
+does not declare close the connection; calls have no deadline; a box may have any number of keys;
+and a ``StartTLS`` command is answered by everyone.  So there is one place that calls
+(:meth:`Uplink.ask`), one that dispatches (:meth:`Uplink.dispatchCommand`), and boxes have a bound.
+
+Both roles are told what comes through :class:`IDMZEnd` and :class:`IInternalEnd`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.interfaces import IReactorTime, ITCPTransport
+from twisted.internet.protocol import connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+from zope.interface import Interface
+
+from relaygate import commands
+
+# A half-open uplink is found within PING_INTERVAL_S + ASK_DEADLINE_S.
+PING_INTERVAL_S = 5.0
+ASK_DEADLINE_S = 10.0
+# Our largest command has three arguments beside AMP's own two keys.
+MAX_KEYS = 32
+# Answers that the other node does not read: far more than ever wait at once.
+MAX_UNSENT_BYTES = 1024 * 1024
+
+_REFUSED: tuple[type[Exception], ...] = (amp.AmpError, *commands.ERRORS)
+
+
+class UplinkFailed(Exception):
+    """A call over the uplink was not answered: it was refused, too slow, or the uplink is gone."""
+
+
+class IUplinkEnd(Interface):
+    """What both roles are told by their end of an uplink."""
+
+    def uplink_lost(uplink: Uplink, reason: str) -> None:
+        """The uplink is gone; called once."""
+
+    def farewell(uplink: Uplink, reason: str) -> None:
+        """The other node will end the uplink now."""
+
+
+class IDMZEnd(IUplinkEnd):
+    """The DMZ node's end."""
+
+    def hello(uplink: Uplink, software: str) -> int:
+        """The node has said hello; the answer is the uplink's generation."""
+
+    def declare(
+        uplink: Uplink, page: int, last: bool, services: Sequence[dict[str, Any]]
+    ) -> list[dict[str, str]]:
+        """One page of services; the answer to the last one has ``name`` and ``reason`` of the
+        refused.
+        """
+
+
+class IInternalEnd(IUplinkEnd):
+    """The internal node's end."""
+
+    def open_channels(uplink: Uplink, tls: bool, count: int) -> None:
+        """Clients wait for *count* data channels."""
+
+
+class Uplink(amp.AMP):
+    """
+    One end of an uplink.
+
+    *role* provides :class:`IDMZEnd` or :class:`IInternalEnd`; commands that the role does not have
+    are answered as unknown ones.  *clock* gives the deadlines.
+    """
+
+    noisy = False
+    log = Logger()
+
+    def __init__(self, role: Any, clock: IReactorTime, software: str) -> None:
+        super().__init__()
+        self._role = role
+        self._software = software
+        self._clock = clock
+        self._pings = LoopingCall(self._ping)
+        self._pings.clock = clock
+        self._reason = ""
+        self.greeted = False
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    async def ask(
+        self, command: type[amp.Command], *, deadline_s: float = ASK_DEADLINE_S, **arguments: Any
+    ) -> dict[str, Any]:
+        """
+        Call *command* on the other node and wait for its answer.
+
+        Raises :class:`UplinkFailed` after *deadline_s* seconds, when the uplink is lost, or when
+        the other node refuses; its text says which.
+        """
+        try:
+            call: Deferred[dict[str, Any]] = self.callRemote(command, **arguments)
+            return await call.addTimeout(deadline_s, self._clock)
+        except TimeoutError:
+            raise UplinkFailed(f"no answer to {command.__name__} in {deadline_s:g} s") from None
+        except _REFUSED as error:
+            raise UplinkFailed(f"{command.__name__} was refused: {error}") from None
+        except Exception as error:  # noqa: BLE001 - a call fails with whatever ended the uplink
+            raise UplinkFailed(f"{command.__name__} got no answer: {error}") from None
+
+    def tell(self, command: type[amp.Command], **arguments: Any) -> None:
+        """Call *command* and only log it if the other node refuses."""
+
+        async def told() -> None:
+            try:
+                await self.ask(command, **arguments)
+            except UplinkFailed as error:
+                self.log.debug("{error}", error=str(error))
+
+        Deferred.fromCoroutine(told())
+
+    def start_pings(self) -> None:
+        """Ask now and then whether the other node is there, and end the uplink when it is not."""
+        self._pings.start(PING_INTERVAL_S, now=False)
+
+    async def _ping(self) -> None:
+        try:
+            await self.ask(commands.Ping)
+        except UplinkFailed as error:
+            self.end(f"the other node is silent: {error}")
+
+    def end(self, reason: str) -> None:
+        """End the uplink at once, without waiting for anything."""
+        self._reason = self._reason or reason
+        if self.transport is not None:
+            cast(ITCPTransport, self.transport).abortConnection()
+
+    # -- answering ------------------------------------------------------------------------------
+
+    def locateResponder(self, name: bytes) -> Any:
+        """Only our own commands have one: AMP brings a ``StartTLS`` that nobody wants here."""
+        return super().locateResponder(name) if name in commands.ALL else None
+
+    def dispatchCommand(self, box: amp.AmpBox) -> Deferred[amp.AmpBox]:
+        """An error in answering goes back to the caller; it never closes the uplink."""
+        answer: Deferred[amp.AmpBox] = maybeDeferred(super().dispatchCommand, box)
+        return answer.addErrback(self._refusal, box)
+
+    def _refusal(self, failure: Failure, box: amp.AmpBox) -> Failure:
+        if failure.check(amp.RemoteAmpError):
+            return failure
+        if failure.check(commands.BadArgument, KeyError, ValueError, TypeError, EOFError):
+            code, text = b"BAD_ARGUMENT", f"{failure.value}"
+        else:
+            code, text = b"INTERNAL", "internal error"
+            self.log.failure("answering {command!r}", failure, command=bytes(box[amp.COMMAND]))
+        return Failure(amp.RemoteAmpError(code, text[:200], fatal=False))
+
+    def dataReceived(self, data: bytes) -> None:
+        """Whatever is not AMP ends the uplink, with one line in the log."""
+        try:
+            super().dataReceived(data)
+        except Exception as error:  # noqa: BLE001 - AMP's parser raises all sorts of things
+            self.end(f"what came is not the protocol: {type(error).__name__}")
+        transport = self.transport
+        if transport is not None and getattr(transport, "unsent", 0) > MAX_UNSENT_BYTES:
+            self.end("the other node does not read its answers")
+
+    def proto_value(self, string: bytes) -> str:
+        """A box that does not end is no box of ours."""
+        if len(self._currentBox or ()) >= MAX_KEYS:
+            raise commands.BadArgument("too many keys in a box")
+        state: str = super().proto_value(string)
+        return state
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        if self._pings.running:
+            self._pings.stop()
+        super().connectionLost(reason)
+        self._role.uplink_lost(self, self._reason or reason.getErrorMessage())
+
+    # -- responders -----------------------------------------------------------------------------
+
+    @commands.Hello.responder
+    def _hello(self, major: int, minor: int, software: str) -> dict[str, Any]:
+        role = self._as(IDMZEnd)
+        if major != commands.MAJOR:
+            reason = (
+                f"protocol {major}.{minor} of {software} is refused:"
+                f" this node speaks {commands.MAJOR}.{commands.MINOR}"
+            )
+            self.log.warn("uplink refused: {reason}", reason=reason)
+            raise commands.VersionRefused(reason)
+        if self.greeted:
+            raise commands.OutOfOrder("hello was said already")
+        generation = role.hello(self, software)
+        self.greeted = True
+        self.start_pings()
+        return {
+            "major": commands.MAJOR,
+            "minor": commands.MINOR,
+            "software": self._software,
+            "generation": generation,
+        }
+
+    @commands.Declare.responder
+    def _declare(self, page: int, last: bool, services: list[dict[str, Any]]) -> dict[str, Any]:
+        role = self._as(IDMZEnd)
+        if not self.greeted:
+            raise commands.OutOfOrder("hello comes first")
+        return {"refused": role.declare(self, page, last, services)}
+
+    @commands.OpenChannels.responder
+    def _open_channels(self, tls: bool, count: int) -> dict[str, Any]:
+        self._as(IInternalEnd).open_channels(self, tls, count)
+        return {}
+
+    @commands.Ping.responder
+    def _pong(self) -> dict[str, Any]:
+        return {}
+
+    @commands.Farewell.responder
+    def _farewell(self, reason: str) -> dict[str, Any]:
+        self._role.farewell(self, reason)
+        return {}
+
+    def _as(self, interface: type[Interface]) -> Any:
+        if not interface.providedBy(self._role):
+            raise commands.OutOfOrder("not a command for this node")
+        return self._role
