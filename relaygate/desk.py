@@ -1,0 +1,84 @@
+"""The DMZ node's own bounds on sessions, whatever the services allow, and the list of those that
+run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from relaygate.admission import Caps, Counted, Throttle
+from relaygate.outcome import Cause
+from relaygate.pipes import PipeShelf
+
+
+class ISession(Protocol):
+    """What the desk needs of a session."""
+
+    id: str
+    address: str
+    counted: Counted
+
+    def abort(self, cause: Cause, detail: str) -> None:
+        """End it now."""
+
+
+class Desk:
+    """
+    What all listeners share.
+
+    *new_id* makes a session's id; *sessions* caps the sessions, *pending* those whose backend is
+    not reached yet or that are being refused.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        shelf: PipeShelf,
+        new_id: Callable[[], str],
+        *,
+        sessions: Caps,
+        pending: Caps,
+    ) -> None:
+        self.clock = clock
+        self.shelf = shelf
+        self.new_id = new_id
+        self.throttle = Throttle(clock.seconds)
+        self.pending = Counted(pending)
+        self._sessions = Counted(sessions)
+        self._running: dict[str, ISession] = {}
+        self._opening: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def enter(self, session: ISession) -> bool:
+        """*session* has come; whether it is within the caps."""
+        has_room = self._sessions.has_room(session.address) and session.counted.has_room(
+            session.address
+        )
+        self._running[session.id] = session
+        self._opening.add(session.id)
+        for counted in (self.pending, self._sessions, session.counted):
+            counted.add(session.address)
+        return has_room
+
+    def opened(self, session: ISession) -> None:
+        """*session* has its backend: it waits for nothing more."""
+        if session.id in self._opening:
+            self._opening.remove(session.id)
+            self.pending.remove(session.address)
+
+    def leave(self, session: ISession) -> None:
+        """*session* is over and its client's connection gone."""
+        self.opened(session)
+        del self._running[session.id]
+        for counted in (self._sessions, session.counted):
+            counted.remove(session.address)
+
+    def abort_all(self, cause: Cause, detail: str) -> None:
+        """End every session now."""
+        for session in list(self._running.values()):
+            session.abort(cause, detail)

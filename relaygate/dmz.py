@@ -1,0 +1,100 @@
+"""The DMZ node: builds its parts and joins them."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from relaygate import __version__
+from relaygate.admission import Caps
+from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
+from relaygate.config import DMZConfig
+from relaygate.desk import Desk
+from relaygate.enrolled import NodeBook
+from relaygate.frontsession import Reception
+from relaygate.identity import Identity
+from relaygate.legs import LegPort
+from relaygate.listeners import Listener, Listeners
+from relaygate.lobby import Lobby
+from relaygate.outcome import Cause
+from relaygate.pipes import PipeShelf
+from relaygate.sessionlog import ID_BYTES
+from relaygate.tls import server_context
+
+
+class DMZNode(Service):
+    """A DMZ node, as *config* and *identity* make it."""
+
+    log = Logger()
+
+    def __init__(self, config: DMZConfig, identity: Identity, reactor: Any) -> None:
+        self._config = config
+        self._reactor = reactor
+        self._shelf = PipeShelf()
+        self.desk = Desk(
+            reactor,
+            self._shelf,
+            lambda: secrets.token_hex(ID_BYTES),
+            sessions=Caps(config.max_sessions, config.max_sessions_per_address),
+            pending=Caps(config.max_pending, config.max_pending_per_address),
+        )
+        self.listeners = Listeners(self._bind, config.listen)
+        self.book = NodeBook(reactor, self.listeners, f"relaygate {__version__}")
+        self.lobby = Lobby(self.book, reactor, lambda: self._context, config.nodes)
+        self._port: IListeningPort | None = None
+        self._context: SSL.Context
+        self.use_identity(identity)
+
+    def use_identity(self, identity: Identity) -> None:
+        """New connections are met with *identity* from now on."""
+        self.identity = identity
+        protocols = [ALPN_UPLINK, ALPN_CHANNEL]
+        self._context = server_context(identity, protocols, self.lobby.mismatch)
+
+    def privilegedStartService(self) -> None:
+        """Open the uplink port, which may be a low one."""
+        listen = self._config.uplink_listen
+        port = LegPort(listen.host, listen.port, self.lobby, self._reactor)
+        port.startListening()
+        self._port = port
+        self.log.info(
+            "relaygate {version} DMZ node {node} waits for internal nodes on {listen}: {nodes}",
+            version=__version__,
+            node=self.identity.name,
+            listen=str(listen),
+            nodes=", ".join(self._config.nodes),
+        )
+
+    def startService(self) -> None:
+        """See :class:`twisted.application.service.IService`."""
+        super().startService()
+        if self._port is None:
+            self.privilegedStartService()
+
+    def stopService(self) -> Deferred[None] | None:
+        """Close every listener, tell the nodes, end the sessions."""
+        super().stopService()
+        if self._port is not None:
+            self._port.stopListening()
+            self._port = None
+        self.book.stop("the DMZ node is shutting down")
+        self.listeners.close()
+        self.desk.abort_all(Cause.SHUTDOWN, "the DMZ node is shutting down")
+        self._shelf.close()
+        # One turn of the reactor, in which what was aborted ends and leaves its line in the log.
+        done: Deferred[None] = Deferred()
+        self._reactor.callLater(0.1, done.callback, None)
+        return done
+
+    def _bind(self, listener: Listener) -> IListeningPort:
+        listen = listener.offer.listen
+        reception = Reception(listener, self.desk)
+        port = LegPort(listen.host, listen.port, reception, self._reactor, shared=True)
+        port.startListening()
+        return port

@@ -1,0 +1,226 @@
+"""What the DMZ node knows of its internal nodes: one object for each uplink, one book of them
+all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from relaygate import commands
+from relaygate.addresses import AddressError, HostPort
+from relaygate.legs import Leg
+from relaygate.listeners import Listeners, Offer
+from relaygate.lobby import IHost
+from relaygate.pool import ChannelPool, PooledChannel
+from relaygate.protocols.preamble import ChannelOpen, PreambleError, SerialWindow, UplinkKeys
+from relaygate.tls import HYBRID_GROUP, key_exchange, uplink_secrets
+from relaygate.uplink import IDMZEnd, Uplink
+
+
+@implementer(IDMZEnd)
+class EnrolledNode:
+    """
+    One uplink of one internal node.
+
+    It lives from the TLS handshake until the uplink is lost, or until a newer uplink of the same
+    node takes over.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        book: NodeBook,
+        name: str,
+        leg: Leg,
+        clock: IReactorTime,
+        settled: Callable[[], object],
+    ) -> None:
+        self.name = name
+        self.generation = 0
+        self._book = book
+        self._settled = settled
+        assert leg.tls is not None
+        self.key_exchange = key_exchange(leg.tls)
+        self.address = str(leg.getPeer().host)
+        self.keys = UplinkKeys(*uplink_secrets(leg.tls))
+        self._serials = SerialWindow()
+        self._pools = {tls: ChannelPool(clock, partial(self._ask, tls)) for tls in (False, True)}
+        self._pages: list[dict[str, Any]] = []
+        self._next_page = 0
+        self.uplink = Uplink(self, clock, book.software)
+        leg.protocol = self.uplink
+        self.uplink.makeConnection(leg)
+
+    # -- IDMZEnd --------------------------------------------------------------------------------
+
+    def hello(self, uplink: Uplink, software: str) -> int:
+        """See :class:`relaygate.uplink.IDMZEnd`."""
+        self._settled()
+        self.generation = self._book.enrol(self)
+        write = self.log.info if self.key_exchange == HYBRID_GROUP else self.log.warn
+        write(
+            "uplink open: node={node} address={address} generation={generation}"
+            " software={software!r} key_exchange={key_exchange}",
+            node=self.name,
+            address=self.address,
+            generation=self.generation,
+            software=software,
+            key_exchange=self.key_exchange,
+        )
+        return self.generation
+
+    def declare(
+        self, uplink: Uplink, page: int, last: bool, services: Sequence[dict[str, Any]]
+    ) -> list[dict[str, str]]:
+        """See :class:`relaygate.uplink.IDMZEnd`."""
+        if page == 0:
+            self._pages, self._next_page = [], 0
+        if page != self._next_page:
+            raise commands.OutOfOrder(f"page {page} came where {self._next_page} was due")
+        self._pages.extend(services)
+        self._next_page += 1
+        if not last:
+            return []
+        wish, self._pages, self._next_page = self._pages, [], 0
+        if not self._book.is_current(self):
+            raise commands.OutOfOrder("a newer uplink of this node has taken over")
+        offers, refused = [], {}
+        for service in wish:
+            try:
+                offers.append(_offer(service))
+            except AddressError as error:
+                refused[service["name"]] = str(error)
+        refused |= self._book.listeners.declare(self, offers)
+        return [
+            {"name": name, "reason": reason[:256]}
+            for name, reason in list(refused.items())[: commands.SERVICES_PER_PAGE]
+        ]
+
+    def farewell(self, uplink: Uplink, reason: str) -> None:
+        """See :class:`relaygate.uplink.IUplinkEnd`."""
+        self.log.info("node {node} says farewell: {reason!r}", node=self.name, reason=reason)
+
+    def uplink_lost(self, uplink: Uplink, reason: str) -> None:
+        """See :class:`relaygate.uplink.IUplinkEnd`."""
+        self._settled()
+        if self.generation:
+            self.log.warn(
+                "uplink lost: node={node} generation={generation} reason={reason!r}",
+                node=self.name,
+                generation=self.generation,
+                reason=reason,
+            )
+            self._book.forget(self)
+        self._close_pools()
+
+    # -- channels -------------------------------------------------------------------------------
+
+    def admit(self, message: ChannelOpen, leg: Leg) -> None:
+        """*message* has come on *leg*.  Raises :class:`PreambleError`."""
+        if not self.keys.proves(message):
+            raise PreambleError("the channel's proof is wrong")
+        if not self._serials.take(message.serial):
+            raise PreambleError("the channel's proof was used before")
+        self._pools[leg.tls is not None].arrived(leg, self.keys.channel_key(message.serial))
+
+    async def channel(self, tls: bool, patience_s: float) -> PooledChannel:
+        """A channel of the kind *tls*; raises :class:`relaygate.pool.NoChannel`."""
+        return await self._pools[tls].take(patience_s)
+
+    def _ask(self, tls: bool, count: int) -> None:
+        count = min(count, commands.MAX_CHANNELS_PER_ASK)
+        self.uplink.tell(commands.OpenChannels, tls=tls, count=count)
+
+    def supersede(self, generation: int) -> None:
+        """A newer uplink of this node, number *generation*, has come: this one ends now."""
+        self._close_pools()
+        self.uplink.end(f"uplink {generation} of the same node took over")
+
+    def _close_pools(self) -> None:
+        for pool in self._pools.values():
+            pool.close()
+
+
+def _offer(service: dict[str, Any]) -> Offer:
+    listen = HostPort.parse(
+        f"[{service['host']}]:{service['port']}"
+        if ":" in service["host"]
+        else f"{service['host']}:{service['port']}",
+        numeric=True,
+    )
+    return Offer(
+        name=service["name"],
+        protocol=service["protocol"],
+        listen=listen,
+        tls_channel=service["tls_channel"],
+        max_sessions=service["max_sessions"],
+        max_sessions_per_address=service["max_sessions_per_address"],
+    )
+
+
+@implementer(IHost)
+class NodeBook:
+    """Every enrolled node: the newest uplink of each name, and the uplinks by the id of their
+    keys.
+    """
+
+    def __init__(self, clock: IReactorTime, listeners: Listeners, software: str) -> None:
+        self.listeners = listeners
+        self.software = software
+        self._clock = clock
+        self._generation = 0
+        self._by_name: dict[str, EnrolledNode] = {}
+        self._by_id: dict[bytes, EnrolledNode] = {}
+
+    # -- IHost ----------------------------------------------------------------------------------
+
+    def make_uplink(self, name: str, leg: Leg, settled: Callable[[], object]) -> None:
+        """See :class:`relaygate.lobby.IHost`."""
+        EnrolledNode(self, name, leg, self._clock, settled)
+
+    def take_channel(self, message: ChannelOpen, name: str | None, leg: Leg) -> None:
+        """See :class:`relaygate.lobby.IHost`."""
+        node = self._by_id.get(message.uplink_id)
+        if node is None or name not in (None, node.name):
+            raise PreambleError("the channel belongs to no uplink that stands")
+        node.admit(message, leg)
+
+    # -- nodes ----------------------------------------------------------------------------------
+
+    def enrol(self, node: EnrolledNode) -> int:
+        """*node* has said hello: it takes over from an older uplink of its name, at once."""
+        self._generation += 1
+        older = self._by_name.get(node.name)
+        self._by_name[node.name] = node
+        self._by_id[node.keys.uplink_id] = node
+        if older is not None:
+            # Listeners are handed over, not closed; then the older one goes, whatever state it is
+            # in.
+            self.listeners.replace(older, node)
+            del self._by_id[older.keys.uplink_id]
+            older.supersede(self._generation)
+        return self._generation
+
+    def is_current(self, node: EnrolledNode) -> bool:
+        """Whether *node* is the newest uplink of its name."""
+        return self._by_name.get(node.name) is node
+
+    def forget(self, node: EnrolledNode) -> None:
+        """*node*'s uplink is lost."""
+        if self.is_current(node):
+            del self._by_name[node.name]
+            del self._by_id[node.keys.uplink_id]
+            self.listeners.withdraw(node)
+
+    def stop(self, reason: str) -> None:
+        """Say farewell to every node and end its uplink."""
+        for node in list(self._by_name.values()):
+            node.uplink.tell(commands.Farewell, reason=reason)
+            node.uplink.end(reason)

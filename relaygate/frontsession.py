@@ -1,0 +1,200 @@
+"""
+A session in the DMZ: from a client's connection to a relay between it and a data channel.
+
+The client's bytes stay in the kernel until a backend is reached; the DMZ never waits for them and
+never looks at them.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relaygate.addresses import HostPort
+from relaygate.desk import Desk
+from relaygate.errors import NoNode, Refusal, TooMany, TooSlow, refusal_for
+from relaygate.legs import Leg
+from relaygate.listeners import INode, Listener
+from relaygate.outcome import Cause, Outcome, Phase
+from relaygate.parting import part
+from relaygate.pool import ChannelLost, NoAnswer, NoChannel, PooledChannel
+from relaygate.protocols.preamble import SessionStart
+from relaygate.relay import Relay
+from relaygate.sessionlog import log_end, log_open
+
+# Seconds from a client's connection to a backend's, over all nodes and backends that are tried.
+OPEN_LIMIT_S = 20.0
+# A pooled channel may have died unseen; another of the same node is tried this often.
+CHANNELS_PER_NODE = 3
+
+
+class FrontSession:
+    """One client's session, until its relay ends or it is refused."""
+
+    log = Logger()
+
+    def __init__(self, leg: Leg, listener: Listener, desk: Desk) -> None:
+        client = leg.getPeer()
+        self.id = desk.new_id()
+        self.client: tuple[str, int] = (client.host, client.port)
+        self.address = self.client[0]
+        self.offer = listener.offer
+        self.counted = listener.sessions
+        self.relay: Relay | None = None
+        self._leg = leg
+        self._listener = listener
+        self._desk = desk
+        self._clock = desk.clock
+        self._began = desk.clock.seconds()
+        self._node = ""
+
+    async def run(self) -> None:
+        """Find a node and a backend for the client, and join them."""
+        if not self._desk.enter(self):
+            self._refuse(TooMany())
+            return
+        try:
+            channel = await self._open()
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return
+        if not self._leg.connected:
+            channel.leg.abortConnection()
+            self._finish(Outcome(Cause.SHUTDOWN, Phase.OPEN, "ended while it was opened"))
+            return
+        self._desk.opened(self)
+        log_open(self.log, **self._fields())
+        self.relay = Relay(self._leg, channel.leg, self._clock, self._desk.shelf, self._finish)
+        self.relay.start(before_out=channel.rest)
+
+    async def _open(self) -> PooledChannel:
+        refusal: Refusal = NoNode()
+        end = self._began + OPEN_LIMIT_S
+        candidates = self._listener.candidates()
+        for tried, node in enumerate(candidates):
+            # What is left is shared out, so that one node that hangs leaves time for the next.
+            patience = (end - self._clock.seconds()) / (len(candidates) - tried)
+            self._node = node.name
+            try:
+                return await self._open_on(node, self._clock.seconds() + patience)
+            except Refusal as error:
+                refusal = error
+        raise refusal
+
+    async def _open_on(self, node: INode, end: float) -> PooledChannel:
+        for _ in range(CHANNELS_PER_NODE):
+            try:
+                channel = await node.channel(self.offer.tls_channel, end - self._clock.seconds())
+                patience = end - self._clock.seconds()
+                reply = await channel.start(self._start(patience), self._clock, patience)
+            except NoChannel:
+                raise NoNode from None
+            except NoAnswer:
+                raise TooSlow from None
+            except ChannelLost:
+                continue
+            if reply.code:
+                channel.leg.loseConnection()
+                raise refusal_for(reply.code)
+            return channel
+        raise NoNode
+
+    def _start(self, patience_s: float) -> SessionStart:
+        reached = self._leg.getHost()
+        return SessionStart(
+            session=self.id,
+            service=self.offer.name,
+            client=self.client,
+            reached=(reached.host, reached.port),
+            patience_ms=max(0, int(patience_s * 1000)),
+        )
+
+    def _fields(self) -> dict[str, object]:
+        return {
+            "session": self.id,
+            "service": self.offer.name,
+            "client": str(HostPort(*self.client)),
+            "node": self._node or "-",
+        }
+
+    def _refuse(self, refusal: Refusal) -> None:
+        phase = Phase.OPEN if self._node else Phase.ADMIT
+        self._log_end(Outcome(refusal.cause, phase, refusal.meaning))
+        words = refusal.words(self.offer.protocol)
+        part(self._leg, words, self._clock, lambda: self._desk.leave(self))
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._log_end(outcome)
+        self._desk.leave(self)
+
+    def _log_end(self, outcome: Outcome) -> None:
+        relay = self.relay
+        log_end(
+            self.log,
+            outcome,
+            **self._fields(),
+            bytes_in=relay.bytes_in if relay else 0,
+            bytes_out=relay.bytes_out if relay else 0,
+            seconds=round(self._clock.seconds() - self._began, 3),
+        )
+
+    def abort(self, cause: Cause, detail: str) -> None:
+        """End the session now, whatever it does."""
+        if self.relay is not None:
+            self.relay.abort(cause, detail)
+        else:
+            self._leg.abortConnection()
+
+    def broken(self, failure: Failure) -> None:
+        """:meth:`run` has failed in a way that nobody thought of: the session ends, the node
+        lives.
+        """
+        self.log.failure("session {session} failed", failure, session=self.id)
+        self._refuse(Refusal())
+
+
+class Reception(Factory):
+    """The factory of one listener: lets clients in, as far as the desk has room for them."""
+
+    noisy = False
+    log = Logger()
+
+    def __init__(self, listener: Listener, desk: Desk) -> None:
+        self.listener = listener
+        self.desk = desk
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
+        address = str(getattr(addr, "host", addr))
+        desk = self.desk
+        if desk.pending.has_room(address):
+            return _Arriving(self)
+        # So many wait already that saying no in words would be work done for a flood.
+        if desk.throttle.passes():
+            self.log.warn(
+                "connection dropped: service={service} client={client}"
+                " reason='too many wait to be opened' not_logged={not_logged}",
+                service=self.listener.offer.name,
+                client=address,
+                not_logged=desk.throttle.take_suppressed(),
+            )
+        return None
+
+
+class _Arriving(Protocol):
+    """A client's connection until it is part of a relay; it is not read."""
+
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+
+    def connectionMade(self) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        leg = cast(Leg, self.transport)
+        leg.stopReading()
+        session = FrontSession(leg, self._reception.listener, self._reception.desk)
+        Deferred.fromCoroutine(session.run()).addErrback(session.broken)

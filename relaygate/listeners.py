@@ -1,0 +1,199 @@
+"""
+The DMZ node's listeners: what the uplinks wish for, made so with the smallest change.
+
+A listener is known by its address.  Each node states its whole wish (:meth:`Listeners.declare`),
+and the difference to what stands is made: a socket that is still wanted is never closed and bound
+again.  Nodes that wish for the same listener with the same settings share it; one that wishes for
+others is refused and told which setting differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from relaygate.addresses import HostPort, ListenRule
+from relaygate.admission import Caps, Counted
+from relaygate.balance import RoundRobin
+from relaygate.pool import PooledChannel
+
+PROTOCOLS = ("ssh", "tcp", "tls")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a node wants of one listener; all that the DMZ learns of a service."""
+
+    name: str
+    protocol: str
+    listen: HostPort
+    tls_channel: bool
+    max_sessions: int
+    max_sessions_per_address: int
+
+    @property
+    def caps(self) -> Caps:
+        """The service's own caps."""
+        return Caps(self.max_sessions, self.max_sessions_per_address)
+
+
+class INode(Protocol):
+    """What a listener needs of a node that offers it."""
+
+    name: str
+
+    async def channel(self, tls: bool, patience_s: float) -> PooledChannel:
+        """A data channel; raises :class:`relaygate.pool.NoChannel`."""
+
+
+class Listener:
+    """One listening socket, the offer that it serves, and the nodes that stand behind it."""
+
+    def __init__(self, offer: Offer) -> None:
+        self.offer = offer
+        self.nodes: list[INode] = []
+        self.balance = RoundRobin()
+        self.sessions = Counted(offer.caps)
+        self.port: IListeningPort | None = None
+
+    def candidates(self) -> list[INode]:
+        """The nodes to try for one session, in order."""
+        return self.balance.order(self.nodes)
+
+    def change(self, offer: Offer) -> None:
+        """Serve *offer* from now on; sessions that run keep what they began with."""
+        self.offer = offer
+        self.sessions.caps = offer.caps
+
+    def difference(self, offer: Offer) -> str | None:
+        """The first setting in which *offer* differs from what is served, or None."""
+        for field in fields(Offer):
+            if getattr(self.offer, field.name) != getattr(offer, field.name):
+                return field.name
+        return None
+
+
+class Listeners:
+    """
+    All listeners.
+
+    *bind* opens the socket of a listener and may raise :class:`CannotListenError`; *rules* is the
+    DMZ's own policy, asked at every declaration.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, bind: Callable[[Listener], IListeningPort], rules: Sequence[ListenRule]
+    ) -> None:
+        self._bind = bind
+        self._rules = rules
+        self._by_address: dict[HostPort, Listener] = {}
+
+    def __iter__(self) -> Iterator[Listener]:
+        return iter(self._by_address.values())
+
+    def declare(self, node: INode, offers: Sequence[Offer]) -> dict[str, str]:
+        """Make *offers* all that *node* offers; the answer has the reason for each name refused."""
+        refused: dict[str, str] = {}
+        wanted: dict[HostPort, Offer] = {}
+        for offer in offers:
+            reason = self._forbidden(offer, wanted)
+            if reason is None:
+                wanted[offer.listen] = offer
+            else:
+                refused[offer.name] = reason
+        # What is given up goes first: its address may be wanted again under another offer.
+        for listener in list(self._by_address.values()):
+            if node in listener.nodes and listener.offer.listen not in wanted:
+                self._leave(listener, node)
+        for offer in wanted.values():
+            reason = self._join(node, offer)
+            if reason is not None:
+                refused[offer.name] = reason
+        for name, reason in refused.items():
+            self.log.warn(
+                "listener refused: node={node} service={service} reason={reason!r}",
+                node=node.name,
+                service=name,
+                reason=reason,
+            )
+        return refused
+
+    def _forbidden(self, offer: Offer, wanted: dict[HostPort, Offer]) -> str | None:
+        if offer.protocol not in PROTOCOLS:
+            return f"this DMZ node does not know the protocol {offer.protocol!r}"
+        if not any(rule.permits(offer.listen) for rule in self._rules):
+            return f"the DMZ's policy.listen does not permit {offer.listen}"
+        if offer.listen in wanted:
+            return f"{offer.listen} is asked for twice, by {wanted[offer.listen].name!r} as well"
+        if any(other.name == offer.name for other in wanted.values()):
+            return "two services have this name"
+        return None
+
+    def _join(self, node: INode, offer: Offer) -> str | None:
+        listener = self._by_address.get(offer.listen)
+        if listener is None:
+            return self._open(node, offer)
+        differs = listener.difference(offer)
+        if differs is not None:
+            others = [other.name for other in listener.nodes if other is not node]
+            if others:
+                if node in listener.nodes:
+                    self._leave(listener, node)
+                return f"{differs} is not the same as that of node {others[0]!r}"
+            listener.change(offer)
+        if node not in listener.nodes:
+            listener.nodes.append(node)
+        return None
+
+    def _open(self, node: INode, offer: Offer) -> str | None:
+        listener = Listener(offer)
+        try:
+            listener.port = self._bind(listener)
+        except CannotListenError as error:
+            return f"cannot listen on {offer.listen}: {error.socketError}"
+        listener.nodes.append(node)
+        self._by_address[offer.listen] = listener
+        self._note("listener open", listener, node)
+        return None
+
+    def replace(self, older: INode, newer: INode) -> None:
+        """*newer* stands in *older*'s place from now on."""
+        for listener in self._by_address.values():
+            listener.nodes = [newer if node is older else node for node in listener.nodes]
+
+    def withdraw(self, node: INode) -> None:
+        """*node* is gone: listeners that only it served close."""
+        for listener in list(self._by_address.values()):
+            if node in listener.nodes:
+                self._leave(listener, node)
+
+    def close(self) -> None:
+        """Close all of them."""
+        for listener in list(self._by_address.values()):
+            for node in list(listener.nodes):
+                self._leave(listener, node)
+
+    def _leave(self, listener: Listener, node: INode) -> None:
+        listener.nodes.remove(node)
+        if not listener.nodes:
+            del self._by_address[listener.offer.listen]
+            if listener.port is not None:
+                listener.port.stopListening()
+            self._note("listener closed", listener, node)
+
+    def _note(self, what: str, listener: Listener, node: INode) -> None:
+        self.log.info(
+            "{what}: listen={listen} service={service} protocol={protocol} node={node}",
+            what=what,
+            listen=str(listener.offer.listen),
+            service=listener.offer.name,
+            protocol=listener.offer.protocol,
+            node=node.name,
+        )

@@ -1,0 +1,190 @@
+"""
+The DMZ node's end of data channels: each one's life, and the pool of idle ones.
+
+::
+
+    (proven by the lobby)
+            |
+          IDLE ------- start() -------> STARTED ------ reply ------> taken by a relay
+            |                              |
+            +-- lost, or it speaks --------+-- lost, silent, or not a reply --> gone
+
+An idle channel is read, so one that dies leaves the pool at once.  A client that finds the pool
+empty waits for the next channel that arrives; the internal node is asked for as many as are waited
+for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import cast
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from relaygate.legs import Leg
+from relaygate.protocols.preamble import (
+    MessageReader,
+    PreambleError,
+    SessionReply,
+    SessionStart,
+    seal,
+)
+
+
+class ChannelLost(Exception):
+    """The channel went before the internal node answered on it."""
+
+
+class NoAnswer(Exception):
+    """The internal node has not answered in time."""
+
+
+class NoChannel(Exception):
+    """The internal node has brought no channel in time, or is gone."""
+
+
+class PooledChannel(Protocol):
+    """
+    A proven data channel, until a relay takes its leg over.
+
+    *key* is the key of its tags, *gone* is called when it is lost while idle.
+    """
+
+    def __init__(self, key: bytes, gone: Callable[[PooledChannel], None]) -> None:
+        self._key = key
+        self._gone: Callable[[PooledChannel], None] | None = gone
+        self._reader = MessageReader(SessionReply, key)
+        self._reply: Deferred[SessionReply] | None = None
+
+    @property
+    def leg(self) -> Leg:
+        """The connection."""
+        return cast(Leg, self.transport)
+
+    @property
+    def rest(self) -> bytes:
+        """What the backend's first bytes are, as far as they came with the reply."""
+        return self._reader.rest
+
+    async def start(
+        self, message: SessionStart, clock: IReactorTime, patience_s: float
+    ) -> SessionReply:
+        """
+        Start a session and wait *patience_s* seconds for the internal node's answer.
+
+        Raises :class:`ChannelLost` when the channel is lost, and :class:`NoAnswer` when there was
+        none in time; both times the channel is gone.
+        """
+        self._gone = None
+        reply: Deferred[SessionReply] = Deferred(lambda _: self.leg.abortConnection())
+        self._reply = reply
+        self.leg.write(seal(message, self._key))
+        try:
+            return await reply.addTimeout(patience_s, clock)
+        except TimeoutError:
+            raise NoAnswer from None
+
+    def dataReceived(self, data: bytes) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        try:
+            if self._reply is None:
+                raise PreambleError("an idle channel spoke")
+            for message in self._reader.receive(data):
+                reply, self._reply = self._reply, None
+                assert reply is not None
+                # The relay reads on from the socket; nothing more may come this way.
+                self.leg.stopReading()
+                reply.callback(cast(SessionReply, message))
+        except PreambleError:
+            self.leg.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        if self._gone is not None:
+            self._gone(self)
+        reply, self._reply = self._reply, None
+        if reply is not None and not reply.called:
+            reply.errback(ChannelLost())
+
+
+class ChannelPool:
+    """
+    The idle channels of one kind (clear or TLS) of one internal node.
+
+    *ask* is called with the number of channels that are waited for beyond those already asked for,
+    once a turn of the reactor.
+    """
+
+    def __init__(self, clock: IReactorTime, ask: Callable[[int], None]) -> None:
+        self._clock = clock
+        self._ask = ask
+        self._idle: deque[PooledChannel] = deque()
+        self._waiting: deque[Deferred[PooledChannel]] = deque()
+        self._to_ask = 0
+        self._closed = False
+
+    @property
+    def idle(self) -> int:
+        """How many channels are ready."""
+        return len(self._idle)
+
+    def arrived(self, leg: Leg, key: bytes) -> None:
+        """A channel on *leg* has been proven; *key* is the key of its tags."""
+        channel = PooledChannel(key, self._idle_lost)
+        leg.protocol = channel
+        channel.makeConnection(leg)
+        if self._closed:
+            leg.abortConnection()
+            return
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.called:
+                waiting.callback(channel)
+                return
+        self._idle.append(channel)
+
+    def _idle_lost(self, channel: PooledChannel) -> None:
+        try:
+            self._idle.remove(channel)
+        except ValueError:
+            # It was on its way to a client; start() finds it lost.
+            pass
+
+    async def take(self, patience_s: float) -> PooledChannel:
+        """
+        An idle channel; if there is none, the next that arrives within *patience_s* seconds.
+
+        Raises :class:`NoChannel`.
+        """
+        if self._closed:
+            raise NoChannel
+        if self._idle:
+            return self._idle.popleft()
+        waiting: Deferred[PooledChannel] = Deferred()
+        self._waiting.append(waiting)
+        if self._to_ask == 0:
+            self._clock.callLater(0, self._ask_now)
+        self._to_ask += 1
+        try:
+            return await waiting.addTimeout(patience_s, self._clock)
+        except TimeoutError:
+            raise NoChannel from None
+
+    def _ask_now(self) -> None:
+        count, self._to_ask = self._to_ask, 0
+        if not self._closed:
+            self._ask(count)
+
+    def close(self) -> None:
+        """The uplink is gone: its idle channels go too, and nobody waits for others."""
+        self._closed = True
+        while self._idle:
+            self._idle.popleft().leg.abortConnection()
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.called:
+                waiting.errback(NoChannel())
