@@ -1,0 +1,217 @@
+"""
+A session inside: from the DMZ node's word that a client has come to a relay towards a backend.
+
+The DMZ node names a service, and this file looks it up: it alone decides what is dialled, and it
+dials only what stands in this node's own configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relaygate.addresses import HostPort
+from relaygate.admission import Caps, Counted
+from relaygate.balance import Balance
+from relaygate.dial import DialFailed, dial
+from relaygate.errors import NoBackend, Refusal, TooMany, TooSlow, UnknownService
+from relaygate.legs import Leg
+from relaygate.outcome import Cause, Outcome, Phase
+from relaygate.pipes import PipeShelf
+from relaygate.protocols.preamble import SessionReply, SessionStart
+from relaygate.relay import Relay
+from relaygate.sessionlog import log_end, log_open
+from relaygate.sshopening import NotOpened, Opened, SSHOpening
+from relaygate.supply import SuppliedChannel
+
+# Seconds for one backend, if the session's patience lasts that long.
+CONNECT_LIMIT_S = 5.0
+# Kept back from the DMZ node's patience, so that our refusal arrives before it gives up.
+REPLY_MARGIN_S = 0.2
+
+
+class Service:
+    """A published service, as the sessions need it."""
+
+    def __init__(
+        self,
+        name: str,
+        protocol: str,
+        backends: Sequence[HostPort],
+        balance: Balance,
+        caps: Caps,
+        idle_timeout_s: float | None,
+    ) -> None:
+        self.name = name
+        self.protocol = protocol
+        self.backends = backends
+        self.balance = balance
+        self.sessions = Counted(caps)
+        self.idle_timeout_s = idle_timeout_s
+
+
+class BackSession:
+    """
+    One session, from its start message until its relay ends or it is refused.
+
+    *gateway* is the name of the DMZ node that it came through; *ended* is called once, at the end.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        channel: SuppliedChannel,
+        start: SessionStart,
+        gateway: str,
+        shelf: PipeShelf,
+        ended: Callable[[BackSession], None],
+    ) -> None:
+        self.start = start
+        self.relay: Relay | None = None
+        self._reactor = reactor
+        self._channel = channel
+        self._gateway = gateway
+        self._shelf = shelf
+        self._ended = ended
+        self._began = reactor.seconds()
+        self._backend = "-"
+        self._counted: Counted | None = None
+
+    def open(self, service: Service | None, refusal: Refusal | None = None) -> None:
+        """
+        Reach a backend of *service* (None: there is none of that name) and relay.
+
+        With *refusal* nothing is tried: the node takes no sessions now.
+        """
+        opening = Deferred.fromCoroutine(self._run(service, refusal))
+        self._channel.when_lost(opening.cancel)
+        opening.addErrback(self._broken)
+
+    async def _run(self, service: Service | None, refusal: Refusal | None) -> None:
+        if service is None:
+            self._refuse(refusal or UnknownService())
+            return
+        address = self.start.client[0]
+        has_room = service.sessions.has_room(address)
+        service.sessions.add(address)
+        self._counted = service.sessions
+        if refusal is not None or not has_room:
+            self._refuse(refusal or TooMany())
+            return
+        try:
+            inner = await self._reach(service)
+        except Refusal as refused:
+            self._refuse(refused)
+            return
+        except CancelledError:
+            self._end(Outcome(Cause.CLIENT, Phase.OPEN, "the DMZ node gave up waiting"))
+            return
+        self._channel.when_lost(None)
+        self._channel.reply(SessionReply(0))
+        outer = self._channel.leg
+        opened = None
+        if service.protocol == "ssh":
+            try:
+                opened = await SSHOpening(outer, inner, self._reactor).done
+            except NotOpened as error:
+                self._end(error.outcome)
+                return
+        self._relay(service, outer, inner, opened)
+
+    async def _reach(self, service: Service) -> Leg:
+        """A leg to a backend.  Raises a :class:`Refusal`."""
+        end = self._began + self.start.patience_ms / 1000 - REPLY_MARGIN_S
+        backends = service.balance.order(service.backends)
+        for tried, backend in enumerate(backends):
+            # What is left is shared out, so that one backend that hangs leaves time for the next.
+            share = (end - self._reactor.seconds()) / (len(backends) - tried)
+            if share <= 0:
+                raise TooSlow
+            try:
+                leg = await dial(self._reactor, backend, min(share, CONNECT_LIMIT_S))
+            except DialFailed as error:
+                self.log.warn(
+                    "backend failed: session={session} service={service} backend={backend}"
+                    " reason={reason!r}",
+                    session=self.start.session,
+                    service=service.name,
+                    backend=str(backend),
+                    reason=str(error),
+                )
+            else:
+                self._backend = str(backend)
+                return leg
+        raise NoBackend
+
+    def _relay(self, service: Service, outer: Leg, inner: Leg, opened: Opened | None) -> None:
+        self.relay = Relay(
+            outer,
+            inner,
+            self._reactor,
+            self._shelf,
+            self._end,
+            idle_timeout_s=service.idle_timeout_s,
+        )
+        if opened is None:
+            log_open(self.log, **self._fields())
+            self.relay.start()
+            return
+        log_open(
+            self.log,
+            **self._fields(),
+            client_ident=opened.client.decode("ascii", "backslashreplace"),
+            server_ident=opened.server.decode("ascii", "backslashreplace"),
+        )
+        self.relay.start(
+            before_in=opened.rest_in,
+            before_out=opened.rest_out,
+            seen_in=opened.passed_in,
+            seen_out=opened.passed_out,
+        )
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._channel.when_lost(None)
+        self._channel.reply(SessionReply(refusal.code))
+        self._channel.leg.loseConnection()
+        self._end(Outcome(refusal.cause, Phase.OPEN, refusal.meaning))
+
+    def _end(self, outcome: Outcome) -> None:
+        relay = self.relay
+        log_end(
+            self.log,
+            outcome,
+            **self._fields(),
+            bytes_in=relay.bytes_in if relay else 0,
+            bytes_out=relay.bytes_out if relay else 0,
+            seconds=round(self._reactor.seconds() - self._began, 3),
+        )
+        if self._counted is not None:
+            self._counted.remove(self.start.client[0])
+        self._ended(self)
+
+    def _fields(self) -> dict[str, object]:
+        return {
+            "session": self.start.session,
+            "service": self.start.service,
+            "client": str(HostPort(*self.start.client)),
+            "gateway": self._gateway,
+            "backend": self._backend,
+        }
+
+    def abort(self, cause: Cause, detail: str) -> None:
+        """End the session now, whatever it does."""
+        if self.relay is not None:
+            self.relay.abort(cause, detail)
+        else:
+            self._channel.leg.abortConnection()
+
+    def _broken(self, failure: Failure) -> None:
+        self.log.failure("session {session} failed", failure, session=self.start.session)
+        self._channel.leg.abortConnection()
+        self._end(Outcome(Cause.SHUTDOWN, Phase.OPEN, "internal error"))

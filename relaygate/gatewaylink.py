@@ -1,0 +1,274 @@
+"""
+The internal node's link to one DMZ node: an uplink that comes back, and the channels that go with
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from OpenSSL import SSL
+from twisted.application.internet import ClientService
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHandshakeListener, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relaygate import commands
+from relaygate.addresses import HostPort
+from relaygate.backoff import FullJitter
+from relaygate.dial import error_words, leg_endpoint
+from relaygate.legs import Leg
+from relaygate.protocols.preamble import SessionStart, UplinkKeys
+from relaygate.supply import ChannelSupply, SuppliedChannel
+from relaygate.tls import PeerNotAllowed, key_exchange, peer_name, uplink_secrets
+from relaygate.uplink import IInternalEnd, Uplink, UplinkFailed
+
+CONNECT_LIMIT_S = 10.0
+# Seconds for the TLS handshake and the hello.
+HELLO_LIMIT_S = 10.0
+# Services that were refused are asked for again after this many seconds: ports become free.
+DECLARE_AGAIN_S = 30.0
+
+
+@implementer(IHandshakeListener)
+class DialledUplink(Uplink):
+    """An uplink that begins with our side of the TLS handshake."""
+
+    def __init__(self, link: GatewayLink, context: SSL.Context) -> None:
+        super().__init__(link, link.reactor, link.software)
+        self._context = context
+        self._gateway_name = link.gateway_name
+        self.secured: Deferred[Leg] = Deferred()
+
+    @property
+    def leg(self) -> Leg:
+        """The connection."""
+        return cast(Leg, self.transport)
+
+    def connectionMade(self) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        super().connectionMade()
+        self.leg.start_tls(self._context, server=False, sni=self._gateway_name)
+
+    def handshakeCompleted(self) -> None:
+        """See :class:`twisted.internet.interfaces.IHandshakeListener`."""
+        tls = self.leg.tls
+        assert tls is not None
+        try:
+            peer_name(tls, [self._gateway_name])
+        except PeerNotAllowed as error:
+            self.end(f"the DMZ node is not {self._gateway_name!r}: {error}")
+            return
+        self.secured.callback(self.leg)
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        assert reason is not None
+        if not self.secured.called:
+            why = self._reason or reason.getErrorMessage()
+            self.secured.errback(UplinkFailed(why))
+        super().connectionLost(reason)
+
+
+@implementer(IInternalEnd)
+class GatewayLink(MultiService):
+    """
+    Keeps one uplink to the DMZ node *name* at *address*, and declares *services* over it.
+
+    *services* are records as :class:`relaygate.commands.Declare` has them; *context* gives the TLS
+    context of the moment; *started* takes a channel over on which the DMZ node has started a
+    session.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        address: HostPort,
+        name: str,
+        pool: int,
+        services: Sequence[dict[str, Any]],
+        context: Callable[[bytes], SSL.Context],
+        started: Callable[[GatewayLink, SuppliedChannel, SessionStart], None],
+        random: Callable[[], float],
+        software: str,
+    ) -> None:
+        super().__init__()
+        self.reactor = reactor
+        self.address = address
+        self.gateway_name = name
+        self.software = software
+        self._pool = pool
+        self._services = services
+        self._context = context
+        self._started = started
+        self._random = random
+        self._backoff = FullJitter(random)
+        self._stood_since = 0.0
+        self._uplink: Uplink | None = None
+        self._supply: ChannelSupply | None = None
+        self._last_failure = ""
+        ClientService(
+            _Noting(leg_endpoint(reactor, address, CONNECT_LIMIT_S), self._note_failure),
+            _UplinkFactory(lambda: DialledUplink(self, context(commands.ALPN_UPLINK))),
+            retryPolicy=lambda failures: self._backoff.next_wait(),
+            clock=reactor,
+            prepareConnection=self._prepare,
+        ).setServiceParent(self)
+
+    @property
+    def up(self) -> bool:
+        """Whether the uplink stands and the DMZ node has greeted."""
+        return self._uplink is not None
+
+    # -- up -------------------------------------------------------------------------------------
+
+    async def _prepare(self, protocol: Any) -> None:
+        """Secure the uplink, say hello, declare; raises to have the connection tried again."""
+        uplink = cast(DialledUplink, protocol)
+        try:
+            leg = await uplink.secured.addTimeout(HELLO_LIMIT_S, self.reactor)
+            answer = await uplink.ask(
+                commands.Hello,
+                major=commands.MAJOR,
+                minor=commands.MINOR,
+                software=self.software,
+                deadline_s=HELLO_LIMIT_S,
+            )
+        except Exception as error:
+            self._note_failure(str(error))
+            uplink.end(str(error))
+            raise
+        assert leg.tls is not None
+        self._last_failure = ""
+        self._stood_since = self.reactor.seconds()
+        self._uplink = uplink
+        self.log.info(
+            "uplink open: gateway={gateway} address={address} generation={generation}"
+            " software={software!r} key_exchange={key_exchange}",
+            gateway=self.gateway_name,
+            address=str(self.address),
+            generation=answer["generation"],
+            software=answer["software"],
+            key_exchange=key_exchange(leg.tls),
+        )
+        self._supply = ChannelSupply(
+            self.reactor,
+            self.address,
+            self.gateway_name,
+            UplinkKeys(*uplink_secrets(leg.tls)),
+            lambda: self._context(commands.ALPN_CHANNEL),
+            self._pool,
+            lambda channel, start: self._started(self, channel, start),
+            self._random,
+        )
+        uplink.start_pings()
+        self._supply.keep({service["tls_channel"] for service in self._services})
+        await self._declare(uplink)
+
+    async def _declare(self, uplink: Uplink) -> None:
+        """State the whole wish; raises :class:`UplinkFailed`."""
+        size = commands.SERVICES_PER_PAGE
+        pages = [self._services[at : at + size] for at in range(0, len(self._services), size)] or [
+            []
+        ]
+        answer: dict[str, Any] = {}
+        for number, page in enumerate(pages):
+            last = number == len(pages) - 1
+            answer = await uplink.ask(commands.Declare, page=number, last=last, services=page)
+        for refused in answer["refused"]:
+            self.log.warn(
+                "listener refused: gateway={gateway} service={service} reason={reason!r}",
+                gateway=self.gateway_name,
+                service=refused["name"],
+                reason=refused["reason"],
+            )
+        if answer["refused"]:
+            self.reactor.callLater(DECLARE_AGAIN_S, self._declare_again, uplink)
+
+    def _declare_again(self, uplink: Uplink) -> None:
+        if uplink is self._uplink:
+            Deferred.fromCoroutine(self._declare(uplink)).addErrback(
+                lambda failure: uplink.end(failure.getErrorMessage())
+            )
+
+    def _note_failure(self, reason: str) -> None:
+        # A DMZ node that is down for an hour is one line, not hundreds.
+        if reason != self._last_failure:
+            self._last_failure = reason
+            self.log.warn(
+                "no uplink to {gateway} at {address}: {reason}",
+                gateway=self.gateway_name,
+                address=str(self.address),
+                reason=reason,
+            )
+
+    # -- IInternalEnd ---------------------------------------------------------------------------
+
+    def open_channels(self, uplink: Uplink, tls: bool, count: int) -> None:
+        """See :class:`relaygate.uplink.IInternalEnd`."""
+        if self._supply is not None and uplink is self._uplink:
+            self._supply.demand(tls, count)
+
+    def farewell(self, uplink: Uplink, reason: str) -> None:
+        """See :class:`relaygate.uplink.IUplinkEnd`."""
+        self.log.info(
+            "{gateway} says farewell: {reason!r}", gateway=self.gateway_name, reason=reason
+        )
+
+    def uplink_lost(self, uplink: Uplink, reason: str) -> None:
+        """See :class:`relaygate.uplink.IUplinkEnd`."""
+        if uplink is not self._uplink:
+            return
+        self._uplink = None
+        self._backoff.stood(self.reactor.seconds() - self._stood_since)
+        if self._supply is not None:
+            self._supply.close()
+            self._supply = None
+        self.log.warn(
+            "uplink lost: gateway={gateway} reason={reason!r}",
+            gateway=self.gateway_name,
+            reason=reason,
+        )
+
+    def stopService(self) -> Any:
+        """Say farewell, and end the uplink at once."""
+        uplink = self._uplink
+        if uplink is not None:
+            uplink.tell(commands.Farewell, reason="the internal node is shutting down")
+        return super().stopService()
+
+
+@implementer(IStreamClientEndpoint)
+class _Noting:
+    """An endpoint that tells why it could not connect, which ClientService keeps to itself."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint, note: Callable[[str], None]) -> None:
+        self._endpoint = endpoint
+        self._note = note
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        """See :class:`twisted.internet.interfaces.IStreamClientEndpoint`."""
+        connecting: Deferred[Any] = self._endpoint.connect(protocolFactory)
+        return connecting.addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> Failure:
+        self._note(error_words(failure.value))
+        return failure
+
+
+class _UplinkFactory(Factory):
+    noisy = False
+
+    def __init__(self, make: Callable[[], DialledUplink]) -> None:
+        self._make = make
+
+    def buildProtocol(self, addr: object) -> DialledUplink:
+        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
+        return self._make()

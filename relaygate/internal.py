@@ -1,0 +1,114 @@
+"""The internal node: builds its parts and joins them."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from relaygate import __version__
+from relaygate.admission import Caps
+from relaygate.backsession import BackSession, Service
+from relaygate.balance import BALANCES
+from relaygate.config import InternalConfig, ServiceConfig
+from relaygate.errors import Stopping
+from relaygate.gatewaylink import GatewayLink
+from relaygate.identity import Identity
+from relaygate.outcome import Cause
+from relaygate.pipes import PipeShelf
+from relaygate.protocols.preamble import SessionStart
+from relaygate.supply import SuppliedChannel
+from relaygate.tls import client_context
+
+
+class InternalNode(MultiService):
+    """An internal node, as *config* and *identity* make it."""
+
+    log = Logger()
+
+    def __init__(self, config: InternalConfig, identity: Identity, reactor: Any) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._shelf = PipeShelf()
+        self._services = {service.name: _service(service) for service in config.services}
+        self._sessions: set[BackSession] = set()
+        self._stopping = False
+        self._contexts: dict[bytes, SSL.Context] = {}
+        self.use_identity(identity)
+        declared = [_declared(service) for service in config.services]
+        for gateway in config.gateways:
+            GatewayLink(
+                reactor,
+                gateway.address,
+                gateway.name,
+                gateway.pool,
+                declared,
+                self._context,
+                self._started,
+                random.random,
+                f"relaygate {__version__}",
+            ).setServiceParent(self)
+
+    def use_identity(self, identity: Identity) -> None:
+        """New connections are dialled with *identity* from now on."""
+        self.identity = identity
+        self._contexts.clear()
+
+    def _context(self, protocol: bytes) -> SSL.Context:
+        context = self._contexts.get(protocol)
+        if context is None:
+            context = self._contexts[protocol] = client_context(self.identity, protocol)
+        return context
+
+    def startService(self) -> None:
+        """See :class:`twisted.application.service.IService`."""
+        self.log.info(
+            "relaygate {version} internal node {node} publishes {services}",
+            version=__version__,
+            node=self.identity.name,
+            services=", ".join(self._services),
+        )
+        super().startService()
+
+    def stopService(self) -> Deferred[None]:
+        """End the uplinks and the sessions."""
+        self._stopping = True
+        links: Deferred[Any] = super().stopService()
+        for session in list(self._sessions):
+            session.abort(Cause.SHUTDOWN, "the internal node is shutting down")
+        self._shelf.close()
+        return links
+
+    def _started(self, link: GatewayLink, channel: SuppliedChannel, start: SessionStart) -> None:
+        session = BackSession(
+            self._reactor, channel, start, link.gateway_name, self._shelf, self._sessions.discard
+        )
+        self._sessions.add(session)
+        session.open(self._services.get(start.service), Stopping() if self._stopping else None)
+
+
+def _service(config: ServiceConfig) -> Service:
+    return Service(
+        config.name,
+        config.protocol,
+        config.backends,
+        BALANCES[config.balance](),
+        Caps(config.max_sessions, config.max_sessions_per_address),
+        config.idle_timeout_s,
+    )
+
+
+def _declared(config: ServiceConfig) -> dict[str, Any]:
+    return {
+        "name": config.name,
+        "protocol": config.protocol,
+        "host": config.listen.host,
+        "port": config.listen.port,
+        "tls_channel": config.tls_channel,
+        "max_sessions": config.max_sessions,
+        "max_sessions_per_address": config.max_sessions_per_address,
+    }
