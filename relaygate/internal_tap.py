@@ -1,0 +1,17 @@
+"""``twistd relaygate-internal``."""
+
+from __future__ import annotations
+
+from relaygate.config import load_internal
+from relaygate.identity import Role
+from relaygate.internal import InternalNode
+from relaygate.tap import NodeOptions, Program, make_program
+
+Options = NodeOptions
+
+
+def makeService(options: NodeOptions) -> Program:
+    """See :class:`twisted.application.service.IServiceMaker`."""
+    from twisted.internet import reactor
+
+    return make_program(options, reactor, Role.INTERNAL, load_internal, InternalNode)

@@ -1,0 +1,158 @@
+"""What both programs do at their start: read the files, open the log, heed signals."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from twisted.application.service import IService, MultiService
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+from twisted.python.usage import Options, UsageError
+
+from relaygate.config import ConfigError, IdentityFiles, LogConfig
+from relaygate.identity import Identity, IdentityError, Role, load_identity
+from relaygate.identitykeeper import IdentityKeeper
+from relaygate.logs import FileObserver, open_log
+
+# Descriptors beside two for each session: listeners, channels, pipes, files.
+SPARE_DESCRIPTORS = 1024
+
+
+class NodeOptions(Options):
+    """The options of both programs, beside twistd's own."""
+
+    optParameters: ClassVar = [["config", "c", None, "The configuration file (TOML)."]]
+
+    def postOptions(self) -> None:
+        """Raises :class:`UsageError` without a configuration."""
+        if self["config"] is None:
+            raise UsageError("--config FILE is needed")
+
+
+class IConfig(Protocol):
+    """What both configurations have."""
+
+    @property
+    def identity(self) -> IdentityFiles:
+        """Where the certificate, the key and the authority are."""
+
+    @property
+    def log(self) -> LogConfig:
+        """Where and how to log."""
+
+
+class INode(Protocol):
+    """What both nodes have, beside being services."""
+
+    def use_identity(self, identity: Identity) -> None:
+        """Use *identity* for new connections."""
+
+
+C = TypeVar("C", bound=IConfig)
+
+
+def make_program(
+    options: NodeOptions,
+    reactor: Any,
+    role: Role,
+    load: Callable[[Path], C],
+    make_node: Callable[[C, Identity, Any], Any],
+) -> Program:
+    """
+    Make the service that twistd runs.
+
+    Wrong files end the program with exit status 2 and one line for each mistake on standard error.
+    """
+    path = Path(options["config"])
+    try:
+        config = load(path)
+    except ConfigError as error:
+        _refuse_to_start(*(str(problem) for problem in error.problems))
+    files = config.identity
+    read = partial(load_identity, files.certificate, files.key, files.ca, role=role)
+    try:
+        identity = read(now=datetime.now(UTC))
+    except IdentityError as error:
+        _refuse_to_start(str(error))
+    node = make_node(config, identity, reactor)
+    keeper = IdentityKeeper(
+        identity,
+        lambda now: read(now=now),
+        node.use_identity,
+        (files.certificate, files.key, files.ca),
+        reactor,
+    )
+    program = Program(reactor, keeper, _open_log(config.log, options.parent))
+    keeper.setServiceParent(program)
+    IService(node).setServiceParent(program)
+    return program
+
+
+def _refuse_to_start(*lines: str) -> None:
+    for line in lines:
+        sys.stderr.write(line + "\n")
+    raise SystemExit(2)
+
+
+def _open_log(config: LogConfig, twistd: Any) -> FileObserver | None:
+    """The log; None if twistd was told to log its own way."""
+    twistd = twistd or {}
+    if twistd.get("logger") or twistd.get("syslog"):
+        return None
+    file = config.file
+    if file is None and twistd.get("logfile") not in (None, "-"):
+        file = Path(twistd["logfile"])
+    if file is None and twistd and not twistd.get("nodaemon"):
+        # A daemon has no standard output; this is the name that twistd itself would use.
+        file = Path("twistd.log").absolute()
+    try:
+        return open_log(file, format=config.format, level=config.level)
+    except OSError as error:
+        _refuse_to_start(f"log.file: cannot open {str(file)!r}: {error.strerror}")
+        raise
+
+
+class Program(MultiService):
+    """The whole program: the node, the keeper of its identity, its log, and its signals."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, keeper: IdentityKeeper, observer: FileObserver | None) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._keeper = keeper
+        self._observer = observer
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Also gives the application our log, which twistd then uses instead of its own."""
+        if self._observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self._observer)
+        super().setServiceParent(parent)
+
+    def startService(self) -> None:
+        """See :class:`twisted.application.service.IService`."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self.log.info(
+            "descriptors: {limit}, enough for about {sessions} sessions",
+            limit=hard,
+            sessions=max(0, (hard - SPARE_DESCRIPTORS) // 2),
+        )
+        signal.signal(signal.SIGHUP, self._from_signal(self._keeper.reload))
+        if self._observer is not None:
+            signal.signal(signal.SIGUSR1, self._from_signal(self._observer.reopen))
+        super().startService()
+
+    def _from_signal(self, act: Callable[[], object]) -> Callable[[int, object], None]:
+        def handler(_number: int, _frame: object) -> None:
+            self._reactor.callFromThread(act)
+
+        return handler
