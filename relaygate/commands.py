@@ -185,9 +185,14 @@ class Ping(amp.Command):
 
 
 class Farewell(amp.Command):
-    """Both ways: this uplink ends now, and why."""
+    """
+    Both ways: this uplink ends now, and why.
 
-    arguments = [(b"reason", Text(256))]
+    ``superseded`` says that a newer uplink of the same node has taken over: whoever holds this one
+    is not to come back soon, or two processes with one name would push each other out for ever.
+    """
+
+    arguments = [(b"reason", Text(256)), (b"superseded", Flag())]
     response: ClassVar[Fields] = []
     errors = ERRORS
 

@@ -103,7 +103,7 @@ class EnrolledNode:
             for name, reason in list(refused.items())[: commands.SERVICES_PER_PAGE]
         ]
 
-    def farewell(self, uplink: Uplink, reason: str) -> None:
+    def farewell(self, uplink: Uplink, reason: str, superseded: bool) -> None:
         """See :class:`relaygate.uplink.IUplinkEnd`."""
         self.log.info("node {node} says farewell: {reason!r}", node=self.name, reason=reason)
 
@@ -141,7 +141,7 @@ class EnrolledNode:
     def supersede(self, generation: int) -> None:
         """A newer uplink of this node, number *generation*, has come: this one ends now."""
         self._close_pools()
-        self.uplink.end(f"uplink {generation} of the same node took over")
+        self.uplink.leave(f"uplink {generation} of the same node took over", superseded=True)
 
     def _close_pools(self) -> None:
         for pool in self._pools.values():
@@ -222,5 +222,4 @@ class NodeBook:
     def stop(self, reason: str) -> None:
         """Say farewell to every node and end its uplink."""
         for node in list(self._by_name.values()):
-            node.uplink.tell(commands.Farewell, reason=reason)
-            node.uplink.end(reason)
+            node.uplink.leave(reason)

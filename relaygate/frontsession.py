@@ -78,7 +78,7 @@ class FrontSession:
         candidates = self._listener.candidates()
         for tried, node in enumerate(candidates):
             # What is left is shared out, so that one node that hangs leaves time for the next.
-            patience = (end - self._clock.seconds()) / (len(candidates) - tried)
+            patience = max(0.0, end - self._clock.seconds()) / (len(candidates) - tried)
             self._node = node.name
             try:
                 return await self._open_on(node, self._clock.seconds() + patience)
@@ -89,8 +89,8 @@ class FrontSession:
     async def _open_on(self, node: INode, end: float) -> PooledChannel:
         for _ in range(CHANNELS_PER_NODE):
             try:
-                channel = await node.channel(self.offer.tls_channel, end - self._clock.seconds())
-                patience = end - self._clock.seconds()
+                channel = await node.channel(self.offer.tls_channel, self._left(end))
+                patience = self._left(end)
                 reply = await channel.start(self._start(patience), self._clock, patience)
             except NoChannel:
                 raise NoNode from None
@@ -103,6 +103,13 @@ class FrontSession:
                 raise refusal_for(reply.code)
             return channel
         raise NoNode
+
+    def _left(self, end: float) -> float:
+        """The seconds until *end*.  Raises :class:`TooSlow` when it has passed."""
+        left = end - self._clock.seconds()
+        if left <= 0:
+            raise TooSlow
+        return left
 
     def _start(self, patience_s: float) -> SessionStart:
         reached = self._leg.getHost()

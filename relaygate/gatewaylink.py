@@ -31,6 +31,8 @@ from relaygate.uplink import IInternalEnd, Uplink, UplinkFailed
 CONNECT_LIMIT_S = 10.0
 # Seconds for the TLS handshake and the hello.
 HELLO_LIMIT_S = 10.0
+# Another process with this node's name has taken over; it may be a mistake, and it may end.
+SUPERSEDED_WAIT_S = 60.0
 # Services that were refused are asked for again after this many seconds: ports become free.
 DECLARE_AGAIN_S = 30.0
 
@@ -114,10 +116,11 @@ class GatewayLink(MultiService):
         self._uplink: Uplink | None = None
         self._supply: ChannelSupply | None = None
         self._last_failure = ""
+        self._superseded = False
         ClientService(
             _Noting(leg_endpoint(reactor, address, CONNECT_LIMIT_S), self._note_failure),
             _UplinkFactory(lambda: DialledUplink(self, context(commands.ALPN_UPLINK))),
-            retryPolicy=lambda failures: self._backoff.next_wait(),
+            retryPolicy=lambda failures: self._next_wait(),
             clock=reactor,
             prepareConnection=self._prepare,
         ).setServiceParent(self)
@@ -126,6 +129,13 @@ class GatewayLink(MultiService):
     def up(self) -> bool:
         """Whether the uplink stands and the DMZ node has greeted."""
         return self._uplink is not None
+
+    def _next_wait(self) -> float:
+        wait = self._backoff.next_wait()
+        if self._superseded:
+            self._superseded = False
+            wait += SUPERSEDED_WAIT_S
+        return wait
 
     # -- up -------------------------------------------------------------------------------------
 
@@ -216,8 +226,9 @@ class GatewayLink(MultiService):
         if self._supply is not None and uplink is self._uplink:
             self._supply.demand(tls, count)
 
-    def farewell(self, uplink: Uplink, reason: str) -> None:
+    def farewell(self, uplink: Uplink, reason: str, superseded: bool) -> None:
         """See :class:`relaygate.uplink.IUplinkEnd`."""
+        self._superseded = superseded
         self.log.info(
             "{gateway} says farewell: {reason!r}", gateway=self.gateway_name, reason=reason
         )
@@ -239,9 +250,8 @@ class GatewayLink(MultiService):
 
     def stopService(self) -> Any:
         """Say farewell, and end the uplink at once."""
-        uplink = self._uplink
-        if uplink is not None:
-            uplink.tell(commands.Farewell, reason="the internal node is shutting down")
+        if self._uplink is not None:
+            self._uplink.leave("the internal node is shutting down")
         return super().stopService()
 
 

@@ -24,6 +24,9 @@ from relaygate.protocols.preamble import SessionStart
 from relaygate.supply import SuppliedChannel
 from relaygate.tls import client_context
 
+# Seconds for the uplinks to close.
+STOP_LIMIT_S = 5.0
+
 
 class InternalNode(MultiService):
     """An internal node, as *config* and *identity* make it."""
@@ -81,7 +84,8 @@ class InternalNode(MultiService):
         for session in list(self._sessions):
             session.abort(Cause.SHUTDOWN, "the internal node is shutting down")
         self._shelf.close()
-        return links
+        # A DMZ node that does not read must not keep the program from ending.
+        return links.addTimeout(STOP_LIMIT_S, self._reactor, lambda _result, _seconds: None)
 
     def _started(self, link: GatewayLink, channel: SuppliedChannel, start: SessionStart) -> None:
         session = BackSession(

@@ -34,6 +34,9 @@ from relaygate.protocols.preamble import (
     seal,
 )
 
+# However many a node brings, no more than this are kept.
+MAX_IDLE = 2048
+
 
 class ChannelLost(Exception):
     """The channel went before the internal node answered on it."""
@@ -137,7 +140,7 @@ class ChannelPool:
         channel = PooledChannel(key, self._idle_lost)
         leg.protocol = channel
         channel.makeConnection(leg)
-        if self._closed:
+        if self._closed or len(self._idle) >= MAX_IDLE:
             leg.abortConnection()
             return
         while self._waiting:

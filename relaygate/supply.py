@@ -42,6 +42,8 @@ from relaygate.tls import PeerNotAllowed, peer_name
 
 DIAL_LIMIT_S = 10.0
 MAX_DIALS = 64
+# However many a DMZ node asks for, no more than this wait idle or to be dialled.
+MAX_DEMANDED = 2048
 # An idle channel is replaced after this long, drawn anew for each: firewalls forget quiet ones.
 MIN_AGE_S = 300.0
 MAX_AGE_S = 600.0
@@ -72,6 +74,7 @@ class SuppliedChannel(Protocol):
         self._cancel: Callable[[], None] | None = None
         self.age_limit: IDelayedCall | None = None
         self.opened = False
+        self.old = False
 
     @property
     def leg(self) -> Leg:
@@ -112,6 +115,11 @@ class SuppliedChannel(Protocol):
                 self._started(self, cast(SessionStart, message))
         except PreambleError:
             self.leg.abortConnection()
+
+    def grow_old(self) -> None:
+        """The channel has been idle for long enough: another takes its place."""
+        self.old = True
+        self.leg.loseConnection()
 
     def when_lost(self, cancel: Callable[[], None] | None) -> None:
         """Call *cancel* if the channel is lost while its session is being opened."""
@@ -186,7 +194,8 @@ class ChannelSupply:
 
     def demand(self, tls: bool, count: int) -> None:
         """Clients wait for *count* channels of the kind *tls*: dial them beside the pool's."""
-        self._demanded[tls] += count
+        room = MAX_DEMANDED - self._demanded[tls] - len(self._channels[tls])
+        self._demanded[tls] += max(0, min(count, room))
         self._fill()
 
     def _fill(self) -> None:
@@ -236,7 +245,7 @@ class ChannelSupply:
         channel.makeConnection(leg)
         channel.begin(self._context() if tls else None)
         age = MIN_AGE_S + (MAX_AGE_S - MIN_AGE_S) * self._random()
-        channel.age_limit = self._reactor.callLater(age, leg.loseConnection)
+        channel.age_limit = self._reactor.callLater(age, channel.grow_old)
 
     def _taken(self, tls: bool, channel: SuppliedChannel, message: SessionStart) -> None:
         self._backoff.stood(FullJitter.STABLE_S)
@@ -245,9 +254,8 @@ class ChannelSupply:
         self._started(channel, message)
 
     def _lost(self, tls: bool, channel: SuppliedChannel, reason: str) -> None:
-        aged = channel.age_limit is None and channel.opened
         self._channels[tls].discard(channel)
-        if aged:
+        if channel.old:
             self._fill()
         else:
             self._failed(reason)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
-from twisted.internet.interfaces import IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -28,6 +28,8 @@ from relaygate import commands
 # A half-open uplink is found within PING_INTERVAL_S + ASK_DEADLINE_S.
 PING_INTERVAL_S = 5.0
 ASK_DEADLINE_S = 10.0
+# Seconds for a farewell to go out.
+LEAVE_LIMIT_S = 2.0
 # Our largest command has three arguments beside AMP's own two keys.
 MAX_KEYS = 32
 # Answers that the other node does not read: far more than ever wait at once.
@@ -46,8 +48,8 @@ class IUplinkEnd(Interface):
     def uplink_lost(uplink: Uplink, reason: str) -> None:
         """The uplink is gone; called once."""
 
-    def farewell(uplink: Uplink, reason: str) -> None:
-        """The other node will end the uplink now."""
+    def farewell(uplink: Uplink, reason: str, superseded: bool) -> None:
+        """The other node will end the uplink now; *superseded*: a newer one has taken over."""
 
 
 class IDMZEnd(IUplinkEnd):
@@ -90,6 +92,7 @@ class Uplink(amp.AMP):
         self._pings = LoopingCall(self._ping)
         self._pings.clock = clock
         self._reason = ""
+        self._leaving: IDelayedCall | None = None
         self.greeted = False
 
     # -- asking ---------------------------------------------------------------------------------
@@ -140,6 +143,14 @@ class Uplink(amp.AMP):
         if self.transport is not None:
             cast(ITCPTransport, self.transport).abortConnection()
 
+    def leave(self, reason: str, *, superseded: bool = False) -> None:
+        """Say farewell and end the uplink; without farewell if the other node does not read."""
+        self._reason = self._reason or reason
+        self.tell(commands.Farewell, reason=reason, superseded=superseded)
+        if self.transport is not None:
+            self.transport.loseConnection()
+            self._leaving = self._clock.callLater(LEAVE_LIMIT_S, self.end, reason)
+
     # -- answering ------------------------------------------------------------------------------
 
     def locateResponder(self, name: bytes) -> Any:
@@ -182,6 +193,8 @@ class Uplink(amp.AMP):
         """See :class:`twisted.internet.interfaces.IProtocol`."""
         if self._pings.running:
             self._pings.stop()
+        if self._leaving is not None and self._leaving.active():
+            self._leaving.cancel()
         super().connectionLost(reason)
         self._role.uplink_lost(self, self._reason or reason.getErrorMessage())
 
@@ -226,8 +239,8 @@ class Uplink(amp.AMP):
         return {}
 
     @commands.Farewell.responder
-    def _farewell(self, reason: str) -> dict[str, Any]:
-        self._role.farewell(self, reason)
+    def _farewell(self, reason: str, superseded: bool) -> dict[str, Any]:
+        self._role.farewell(self, reason, superseded)
         return {}
 
     def _as(self, interface: type[Interface]) -> Any:

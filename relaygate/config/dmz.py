@@ -29,9 +29,9 @@ class DMZConfig:
     """All that a DMZ node is told by its own file.
 
     *nodes* are the certificate names that may dial in, *listen* what they may ask to be
-    opened.  Sessions are client connections from accept to end; pending are connections on
-    the uplink's port that have not yet shown who they are.  "Per address" counts by the
-    peer's IP address.
+    opened.  Sessions are client connections from accept to end; pending are those of
+    them whose backend is not reached yet, or that are being refused.  "Per address" counts by
+    the client's IP address.
     """
 
     identity: IdentityFiles

@@ -120,7 +120,7 @@ _SERVICE = Table(
 INTERNAL_FILE = Table(
     (
         Key("identity", IDENTITY),
-        Key("gateway", Tables(_GATEWAY, 64, unique=("address",)), required=True),
+        Key("gateway", Tables(_GATEWAY, 64, unique=("address", "name")), required=True),
         Key("service", Tables(_SERVICE, 1_024, unique=("name", "listen")), required=True),
         Key("log", LOG),
     )

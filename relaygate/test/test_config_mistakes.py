@@ -181,6 +181,14 @@ level = "loud"
             ],
         )
 
+    def test_same_gateway_name_twice(self) -> None:
+        """Two addresses that lead to one DMZ node would be the same mistake."""
+        second = GATEWAY.replace("dmz.example", "dmz-2.example")
+        self.assertEqual(
+            self.problems(IDENTITY + GATEWAY + second + SERVICE, load_internal),
+            ["gateway[2].name: expected one of its own, found dmz, which gateway[1] has already"],
+        )
+
     def test_service_names(self) -> None:
         """A service's name is short, lower case, and safe in logs and on the wire."""
         for name in ["", "SFTP", "-a", "_a", "a b", "a.b", "a" * 64, "a\\n", "\\u00e9"]:
@@ -216,12 +224,16 @@ level = "loud"
 
     def test_too_many_tables(self) -> None:
         """There are at most 64 gateways."""
-        many = "".join(GATEWAY.replace("7443", str(port)) for port in range(1, 66))
+        gateways = [
+            GATEWAY.replace("7443", str(port)).replace('"dmz"', f'"dmz-{port}"')
+            for port in range(1, 66)
+        ]
+        many = "".join(gateways)
         self.assertEqual(
             self.problems(IDENTITY + many + SERVICE, load_internal),
             ["gateway: expected at most 64 [[gateway]], found 65"],
         )
-        fewer = many.removesuffix(GATEWAY.replace("7443", "65"))
+        fewer = "".join(gateways[:64])
         config = load_internal(self.write(IDENTITY + fewer + SERVICE))
         self.assertEqual(len(config.gateways), 64)
 
