@@ -97,6 +97,8 @@ class Leg(_Base):
     _handshaking = False
     _peeking = False
     _aborts = False
+    # Twisted calls shutdown(2) before close(2), which costs a call and does nothing more.
+    _shouldShutdown = False
 
     # -- bytes, for pumps -----------------------------------------------------------------------
 
