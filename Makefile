@@ -1,6 +1,6 @@
 # make test      set everything up and run the whole suite      TESTS=relaygate.test.test_x  TRIALFLAGS=-j2
 # make check     linters, types, news fragments
-# make demo      the gateway at work, on this machine alone
+# make demo      the gateway at work, on this machine alone      ARGS=--keep for a try by hand
 # make coverage  the suite, with a report of what it did not reach
 # make news      build NEWS from the fragments (VERSION: see relaygate/__init__.py)
 # make wheel     build the source archive and the wheel into dist/
@@ -9,6 +9,7 @@
 PYTHON ?= python3
 TESTS ?= relaygate
 TRIALFLAGS ?=
+ARGS ?=
 BIN = .venv/bin
 
 # twistd finds a plugin of an editable install only in setuptools' "compat" mode.
@@ -27,7 +28,7 @@ check: .venv/dev.stamp
 	$(BIN)/towncrier build --draft --version unreleased >/dev/null
 
 demo: .venv/test.stamp
-	$(BIN)/python -m relaygate.demo
+	$(BIN)/python -m relaygate.demo $(ARGS)
 
 coverage: .venv/test.stamp
 	$(BIN)/coverage erase

@@ -1,0 +1,165 @@
+"""The demo's deployment: servers inside, two internal nodes, and a DMZ node in front of them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from relaygate.demo import keys
+from relaygate.demo.processes import Child, DemoError
+
+HOST: Final = "127.0.0.1"
+DMZ: Final = "dmz"
+NODES: Final = ("node-a", "node-b")
+
+_START_LIMIT_S: Final = 20.0
+_END_LIMIT_S: Final = 5.0
+
+# With "-c" the interpreter is surely this one, whatever "twistd" is on PATH.
+_TWISTD: Final = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that the demo publishes; the server behind it goes by the same name."""
+
+    name: str
+    protocol: str
+
+
+SERVICES: Final = (Service("sftp", "ssh"), Service("web", "tcp"), Service("web-tls", "tls"))
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the DMZ node's log has of a session that has ended."""
+
+    id: str
+    node: str
+
+
+class Gateway:
+    """Everything that has to run before a client can move a file, out of the folder *root*."""
+
+    def __init__(self, reactor: Any, root: Path) -> None:
+        self.servers_folder = root / "servers"
+        self.clients_folder = root / "clients"
+        self.files_folder = self.servers_folder / "files"
+        self.ports: dict[str, int] = {}
+        self.backends: dict[str, int] = {}
+        self.up = False
+        self._root = root
+        self._servers = Child(
+            reactor,
+            "servers",
+            [sys.executable, "-m", "relaygate.demo.servers", str(self.servers_folder)],
+            self.servers_folder,
+        )
+        self._dmz = self._node(reactor, "relaygate-dmz", DMZ)
+        self._inside = [self._node(reactor, "relaygate-internal", name) for name in NODES]
+        self.children = [self._dmz, *self._inside, self._servers]
+
+    def _node(self, reactor: Any, program: str, name: str) -> Child:
+        folder = self._root / name
+        config = str(folder / f"{name}.toml")
+        argv = [*_TWISTD, "-n", "--pidfile=", program, "--config", config]
+        return Child(reactor, name, argv, folder)
+
+    async def start(self) -> None:
+        """Make all keys, start everything, say what runs where; raises :class:`DemoError`."""
+        for folder in (self.files_folder, self.clients_folder):
+            folder.mkdir(parents=True)
+        keys.make_identities(self._root, DMZ, NODES)
+        keys.make_web_certificate(self.servers_folder, self.clients_folder)
+        keys.make_ssh_keys(self.servers_folder, self.clients_folder)
+        names = [service.name for service in SERVICES]
+        uplink, *listeners = free_ports(1 + len(names))
+        self.ports = dict(zip(names, listeners, strict=True))
+
+        self._configure(DMZ, _dmz_config(uplink, listeners))
+        self._dmz.start()
+        self._servers.start()
+        ready = await self._servers.said(r"^ready (.*)$", limit_s=_START_LIMIT_S)
+        self.backends = json.loads(ready[1])
+        places = ", ".join(f"{name} {HOST}:{port}" for name, port in self.backends.items())
+        print(f"  inside   servers: {places}")
+        await self._dmz.said("waits for internal nodes", limit_s=_START_LIMIT_S)
+        print(f"  dmz      DMZ node: waits for internal nodes on {HOST}:{uplink}")
+
+        for node in self._inside:
+            self._configure(node.name, _internal_config(uplink, self.ports, self.backends))
+            node.start()
+        for node in self._inside:
+            # Only now does the DMZ node give this node its share of the sessions.
+            await node.said(r"services declared: .* refused=0$", limit_s=_START_LIMIT_S)
+            print(f"  inside   internal node {node.name}: has dialled out and published all")
+        self.up = True
+        places = ", ".join(f"{name} {HOST}:{port}" for name, port in self.ports.items())
+        print(f"  dmz      listeners: {places}")
+
+    def _configure(self, name: str, text: str) -> None:
+        identity = f'[identity]\ncertificate = "{name}.pem"\nkey = "{name}.key"\nca = "ca.pem"\n'
+        (self._root / name / f"{name}.toml").write_text(identity + text)
+
+    async def stop(self) -> None:
+        """End everything; the inside first, so that nothing dials in vain."""
+        for child in (*self._inside, self._dmz, self._servers):
+            await child.stop()
+
+    def mark(self) -> int:
+        """A place in the DMZ node's log: its present end."""
+        return len(self._dmz.log())
+
+    async def session_after(self, mark: int, service: str) -> Session:
+        """The first session of *service* that has ended after *mark*; raises :class:`DemoError`."""
+        line = rf"session (\w+) end: service={service} client=\S+ node=(\S+) "
+        match = await self._dmz.said(line, limit_s=_END_LIMIT_S, after=mark)
+        return Session(match[1], match[2])
+
+    def tails(self) -> Iterator[str]:
+        """The last log lines of every process that has said anything, one text for each."""
+        for child in self.children:
+            if child.log_file.exists() and (tail := child.tail()):
+                yield f"the end of {child.log_file}:\n{tail}"
+
+
+def free_ports(count: int) -> list[int]:
+    """*count* TCP ports of the loopback address that nobody uses now; raises `DemoError`."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        try:
+            for each in sockets:
+                each.bind((HOST, 0))
+        except OSError as error:
+            raise DemoError(f"no free port on {HOST}: {error}") from error
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _dmz_config(uplink: int, listeners: list[int]) -> str:
+    rules = ", ".join(f'"{HOST}:{port}"' for port in listeners)
+    nodes = ", ".join(f'"{name}"' for name in NODES)
+    return f"""
+[uplink]
+listen = "{HOST}:{uplink}"
+nodes = [{nodes}]
+
+[policy]
+listen = [{rules}]
+"""
+
+
+def _internal_config(uplink: int, ports: dict[str, int], backends: dict[str, int]) -> str:
+    gateway = f'\n[[gateway]]\naddress = "{HOST}:{uplink}"\nname = "{DMZ}"\n'
+    services = [
+        f'\n[[service]]\nname = "{service.name}"\nprotocol = "{service.protocol}"\n'
+        f'listen = "{HOST}:{ports[service.name]}"\n'
+        f'backends = ["{HOST}:{backends[service.name]}"]\n'
+        for service in SERVICES
+    ]
+    return gateway + "".join(services)

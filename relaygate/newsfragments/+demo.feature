@@ -1,0 +1,2 @@
+``make demo`` runs a whole gateway on one machine, moves files through it with real clients, and
+compares what arrived with what was sent.
