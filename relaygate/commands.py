@@ -103,7 +103,9 @@ class Rows(amp.AmpList):
         """Raises :class:`BadArgument`."""
         try:
             rows: list[dict[str, Any]] = super().fromStringProto(inString, proto)
-        except (KeyError, ValueError, EOFError, amp.AmpError) as error:
+        except (KeyError, ValueError, EOFError, AttributeError, amp.AmpError) as error:
+            # AttributeError: for too long a key AMP asks the helper that parses lists to close a
+            # connection, which it has not.
             raise BadArgument(f"a list cannot be read: {type(error).__name__}") from None
         if len(rows) > self.most:
             raise BadArgument(f"a list holds more than {self.most} records")

@@ -19,7 +19,7 @@ from relaygate.desk import Desk
 from relaygate.enrolled import NodeBook
 from relaygate.frontsession import Reception
 from relaygate.identity import Identity
-from relaygate.legs import LegPort
+from relaygate.legs import LegPort, WaitingLeg
 from relaygate.listeners import Listener, Listeners
 from relaygate.lobby import Lobby
 from relaygate.outcome import Cause
@@ -95,6 +95,13 @@ class DMZNode(Service):
     def _bind(self, listener: Listener) -> IListeningPort:
         listen = listener.offer.listen
         reception = Reception(listener, self.desk)
-        port = LegPort(listen.host, listen.port, reception, self._reactor, shared=True)
+        port = LegPort(
+            listen.host,
+            listen.port,
+            reception,
+            self._reactor,
+            shared=True,
+            transport=WaitingLeg,
+        )
         port.startListening()
         return port

@@ -132,6 +132,7 @@ class FrontSession:
     def _refuse(self, refusal: Refusal) -> None:
         phase = Phase.OPEN if self._node else Phase.ADMIT
         self._log_end(Outcome(refusal.cause, phase, refusal.meaning))
+        self._desk.give_up_place(self)
         words = refusal.words(self.offer.protocol)
         part(self._leg, words, self._clock, lambda: self._desk.leave(self))
 
@@ -194,7 +195,7 @@ class Reception(Factory):
 
 
 class _Arriving(Protocol):
-    """A client's connection until it is part of a relay; it is not read."""
+    """A client's connection (a :class:`WaitingLeg`) until it is part of a relay."""
 
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
@@ -202,6 +203,5 @@ class _Arriving(Protocol):
     def connectionMade(self) -> None:
         """See :class:`twisted.internet.interfaces.IProtocol`."""
         leg = cast(Leg, self.transport)
-        leg.stopReading()
         session = FrontSession(leg, self._reception.listener, self._reception.desk)
         Deferred.fromCoroutine(session.run()).addErrback(session.broken)

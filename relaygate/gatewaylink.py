@@ -11,7 +11,7 @@ from typing import Any, cast
 from OpenSSL import SSL
 from twisted.application.internet import ClientService
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IHandshakeListener, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -43,6 +43,7 @@ class DialledUplink(Uplink):
 
     def __init__(self, link: GatewayLink, context: SSL.Context) -> None:
         super().__init__(link, link.reactor, link.software)
+        self._link = link
         self._context = context
         self._gateway_name = link.gateway_name
         self.secured: Deferred[Leg] = Deferred()
@@ -56,6 +57,7 @@ class DialledUplink(Uplink):
         """See :class:`twisted.internet.interfaces.IProtocol`."""
         super().connectionMade()
         self.leg.start_tls(self._context, server=False, sni=self._gateway_name)
+        Deferred.fromCoroutine(self._link.greet(self)).addErrback(self._link.broken, self)
 
     def handshakeCompleted(self) -> None:
         """See :class:`twisted.internet.interfaces.IHandshakeListener`."""
@@ -122,7 +124,8 @@ class GatewayLink(MultiService):
             _UplinkFactory(lambda: DialledUplink(self, context(commands.ALPN_UPLINK))),
             retryPolicy=lambda failures: self._next_wait(),
             clock=reactor,
-            prepareConnection=self._prepare,
+            # No prepareConnection: a connection that is lost while it prepares has no place in the
+            # service's states, and each would leave a traceback.
         ).setServiceParent(self)
 
     @property
@@ -139,9 +142,8 @@ class GatewayLink(MultiService):
 
     # -- up -------------------------------------------------------------------------------------
 
-    async def _prepare(self, protocol: Any) -> None:
-        """Secure the uplink, say hello, declare; raises to have the connection tried again."""
-        uplink = cast(DialledUplink, protocol)
+    async def greet(self, uplink: DialledUplink) -> None:
+        """Secure *uplink*, say hello, declare; one that does not come so far is ended."""
         try:
             leg = await uplink.secured.addTimeout(HELLO_LIMIT_S, self.reactor)
             answer = await uplink.ask(
@@ -151,10 +153,12 @@ class GatewayLink(MultiService):
                 software=self.software,
                 deadline_s=HELLO_LIMIT_S,
             )
-        except Exception as error:
-            self._note_failure(str(error))
-            uplink.end(str(error))
-            raise
+        except (UplinkFailed, TimeoutError) as error:
+            silent = isinstance(error, TimeoutError)
+            reason = f"no TLS handshake in {HELLO_LIMIT_S:g} s" if silent else str(error)
+            self._note_failure(reason)
+            uplink.end(reason)
+            return
         assert leg.tls is not None
         self._last_failure = ""
         self._stood_since = self.reactor.seconds()
@@ -180,7 +184,15 @@ class GatewayLink(MultiService):
         )
         uplink.start_pings()
         self._supply.keep({service["tls_channel"] for service in self._services})
-        await self._declare(uplink)
+        try:
+            await self._declare(uplink)
+        except UplinkFailed as error:
+            uplink.end(str(error))
+
+    def broken(self, failure: Failure, uplink: DialledUplink) -> None:
+        """:meth:`greet` has failed in a way that nobody thought of: it is tried again."""
+        self.log.failure("greeting {gateway} failed", failure, gateway=self.gateway_name)
+        uplink.end("internal error")
 
     async def _declare(self, uplink: Uplink) -> None:
         """State the whole wish; raises :class:`UplinkFailed`."""
@@ -199,6 +211,12 @@ class GatewayLink(MultiService):
                 service=refused["name"],
                 reason=refused["reason"],
             )
+        self.log.info(
+            "services declared: gateway={gateway} services={services} refused={refused}",
+            gateway=self.gateway_name,
+            services=len(self._services),
+            refused=len(answer["refused"]),
+        )
         if answer["refused"]:
             self.reactor.callLater(DECLARE_AGAIN_S, self._declare_again, uplink)
 

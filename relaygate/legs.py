@@ -55,6 +55,9 @@ _LINGER_NOT = struct.pack("ii", 0, 0)
 class TLSFailed(ConnectionLost):
     """The TLS handshake did not succeed; the text says why."""
 
+    def __str__(self) -> str:
+        return str(self.args[0])
+
 
 class IPump(Protocol):
     """What a leg asks of the pumps on its two sides."""
@@ -180,7 +183,10 @@ class Leg(_Base):
         except SSL.Error as error:
             return TLSFailed(tls_error_text(error))
         self._handshaking = False
-        if not self.unsent:
+        # The waits above have stopped the writing that a protocol may have asked for meanwhile.
+        if self.unsent or self._writeDisconnecting:
+            self.startWriting()
+        else:
             self.stopWriting()
         cast(IHandshakeListener, self.protocol).handshakeCompleted()
         return None
@@ -232,6 +238,41 @@ class Leg(_Base):
             if result is not None or self.outbound is None or self.unsent:
                 return result
         return self.outbound.writable()
+
+    def write(self, data: bytes) -> None:
+        """
+        See :class:`twisted.internet.interfaces.ITransport`.
+
+        What the kernel takes at once needs no turn of the reactor: a session's few small messages
+        mostly are.
+        """
+        if data and self._may_send:
+            try:
+                data = data[self.send_some(data) :]
+            except OSError:
+                # It takes none, or the connection is broken: the reactor will find out which.
+                pass
+        if data:
+            super().write(data)
+
+    def loseWriteConnection(self) -> None:
+        """See :class:`twisted.internet.interfaces.IHalfCloseableDescriptor`."""
+        if self._may_send:
+            self._writeDisconnecting = self._writeDisconnected = True
+            self._closeWriteConnection()
+        else:
+            super().loseWriteConnection()
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether nothing is in the way of sending now."""
+        return bool(
+            self.connected
+            and not self._handshaking
+            and not self.unsent
+            and not self.disconnecting
+            and not self._writeDisconnecting
+        )
 
     def writeSomeData(self, data: bytes) -> int | Exception:  # type: ignore[override]
         """See :class:`twisted.internet.abstract.FileDescriptor`."""
@@ -300,6 +341,15 @@ class ServerLeg(Leg, tcp.Server):
     """A connection that was accepted."""
 
 
+class WaitingLeg(ServerLeg):
+    """A connection that was accepted, and is not read until somebody starts to."""
+
+    def startReading(self) -> None:
+        """See :class:`twisted.internet.abstract.FileDescriptor`; Twisted calls it at birth."""
+        if self.connected:
+            super().startReading()
+
+
 class ClientLeg(Leg, tcp.Client):
     """A connection that was dialled."""
 
@@ -314,14 +364,21 @@ class LegPort(tcp.Port):
 
     With *shared* an explicit address and the wildcard may hold the same port number, and a client
     gets the explicit one (lesson 30); Linux allows it only where both sockets ask for it.
+    *transport* makes the connections.
     """
 
-    transport = ServerLeg
-
     def __init__(
-        self, host: str, port: int, factory: Factory, reactor: object, *, shared: bool = False
+        self,
+        host: str,
+        port: int,
+        factory: Factory,
+        reactor: object,
+        *,
+        shared: bool = False,
+        transport: type[ServerLeg] = ServerLeg,
     ) -> None:
         self._shared = shared
+        self.transport = transport
         super().__init__(port, factory, BACKLOG, host, reactor)
 
     def createInternetSocket(self) -> socket.socket:

@@ -83,11 +83,13 @@ class PooledChannel(Protocol):
         none in time; both times the channel is gone.
         """
         self._gone = None
+        if not self.leg.connected:
+            raise ChannelLost
         reply: Deferred[SessionReply] = Deferred(lambda _: self.leg.abortConnection())
         self._reply = reply
         self.leg.write(seal(message, self._key))
         try:
-            return await reply.addTimeout(patience_s, clock)
+            return await reply.addTimeout(max(0.0, patience_s), clock)
         except TimeoutError:
             raise NoAnswer from None
 
@@ -143,12 +145,10 @@ class ChannelPool:
         if self._closed or len(self._idle) >= MAX_IDLE:
             leg.abortConnection()
             return
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.called:
-                waiting.callback(channel)
-                return
-        self._idle.append(channel)
+        if self._waiting:
+            self._waiting.popleft().callback(channel)
+        else:
+            self._idle.append(channel)
 
     def _idle_lost(self, channel: PooledChannel) -> None:
         try:
@@ -167,13 +167,13 @@ class ChannelPool:
             raise NoChannel
         if self._idle:
             return self._idle.popleft()
-        waiting: Deferred[PooledChannel] = Deferred()
+        waiting: Deferred[PooledChannel] = Deferred(self._waiting.remove)
         self._waiting.append(waiting)
         if self._to_ask == 0:
             self._clock.callLater(0, self._ask_now)
         self._to_ask += 1
         try:
-            return await waiting.addTimeout(patience_s, self._clock)
+            return await waiting.addTimeout(max(0.0, patience_s), self._clock)
         except TimeoutError:
             raise NoChannel from None
 
@@ -188,6 +188,4 @@ class ChannelPool:
         while self._idle:
             self._idle.popleft().leg.abortConnection()
         while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.called:
-                waiting.errback(NoChannel())
+            self._waiting.popleft().errback(NoChannel())

@@ -95,6 +95,7 @@ class Relay:
         self._watch: IDelayedCall | None = None
         self._quiet_looks = 0
         self._looked_bytes = 0
+        self._watched_s = 0.0
 
     @property
     def bytes_in(self) -> int:
@@ -185,7 +186,7 @@ class Relay:
 
     def load_held(self) -> None:
         """See :class:`relaygate.pump.IPumpOwner`."""
-        if self._watch is None:
+        if self._watch is None or self._watched_s > STALL_LIMIT_S:
             self._arm()
 
     def _stop_pumps(self) -> None:
@@ -214,6 +215,7 @@ class Relay:
         if limit is not None and self._legs_left:
             self._quiet_looks = 0
             self._looked_bytes = self.bytes_in + self.bytes_out
+            self._watched_s = limit[0]
             self._watch = self._clock.callLater(limit[0] / LOOKS, self._look)
 
     def _look(self) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.defer import Deferred, TimeoutError, fail, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
@@ -153,14 +153,22 @@ class Uplink(amp.AMP):
 
     # -- answering ------------------------------------------------------------------------------
 
-    def locateResponder(self, name: bytes) -> Any:
-        """Only our own commands have one: AMP brings a ``StartTLS`` that nobody wants here."""
-        return super().locateResponder(name) if name in commands.ALL else None
-
     def dispatchCommand(self, box: amp.AmpBox) -> Deferred[amp.AmpBox]:
-        """An error in answering goes back to the caller; it never closes the uplink."""
-        answer: Deferred[amp.AmpBox] = maybeDeferred(super().dispatchCommand, box)
-        return answer.addErrback(self._refusal, box)
+        """
+        Answer *box*; only our own commands have a responder, not the ``StartTLS`` that AMP brings.
+
+        An error in answering goes back to the caller; it never closes the uplink.
+        """
+        if box[amp.COMMAND] in commands.ALL:
+            answer: Deferred[amp.AmpBox] = maybeDeferred(super().dispatchCommand, box)
+        else:
+            # In our words: AMP would send the name back, however long it is.
+            answer = fail(amp.RemoteAmpError(amp.UNHANDLED_ERROR_CODE, "unknown command", False))
+        answer.addErrback(self._refusal, box)
+        if amp.ASK not in box:
+            # Nobody asked, so nobody is told; AMP would close the connection.
+            answer.addErrback(lambda _: None)
+        return answer
 
     def _refusal(self, failure: Failure, box: amp.AmpBox) -> Failure:
         if failure.check(amp.RemoteAmpError):

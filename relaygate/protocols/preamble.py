@@ -30,8 +30,8 @@ MAGIC = b"RLGC\x01"
 UPLINK_ID_BYTES = 16
 SECRET_BYTES = 32
 TAG_BYTES = 16
-# A start holds five short texts; nothing that is longer is one of ours.
-MAX_PAYLOAD = 1024
+# A start's three numbers and its four texts, each as long as its length byte allows.
+MAX_PAYLOAD = 8 + 4 * 256
 
 _OPEN = struct.Struct(f">{len(MAGIC)}s{UPLINK_ID_BYTES}sQ32s")
 _HEADER = struct.Struct(">cH")
@@ -190,18 +190,19 @@ class SerialWindow:
             self._seen = (shifted | 1) & ((1 << self.WIDTH) - 1)
             self._highest = serial
             return True
-        bit = 1 << -ahead
-        if -ahead >= self.WIDTH or self._seen & bit:
+        # Shifting first would make a number as long as the serial is old.
+        if -ahead >= self.WIDTH or self._seen & 1 << -ahead:
             return False
-        self._seen |= bit
+        self._seen |= 1 << -ahead
         return True
 
 
 class OpenReader:
-    """Reads one :class:`ChannelOpen`; what comes behind it is left in :attr:`rest`."""
+    """Reads one :class:`ChannelOpen` into :attr:`found`; what follows it is left in :attr:`rest`."""
 
     def __init__(self) -> None:
         self.rest = b""
+        self.found: ChannelOpen | None = None
 
     def receive(self, data: bytes) -> list[ChannelOpen]:
         """Raises :class:`PreambleError` at the first byte that cannot be one."""
@@ -212,11 +213,13 @@ class OpenReader:
             return []
         _, uplink_id, serial, proof = _OPEN.unpack_from(self.rest)
         self.rest = self.rest[OPEN_BYTES:]
-        return [ChannelOpen(uplink_id, serial, proof)]
+        self.found = ChannelOpen(uplink_id, serial, proof)
+        return [self.found]
 
     def end(self) -> None:
-        """Raises :class:`PreambleError`: an end before the message is one cut short."""
-        raise PreambleError("the connection ended before the channel was opened")
+        """Raises :class:`PreambleError` if the message has not come whole."""
+        if self.found is None:
+            raise PreambleError("the connection ended before the channel was opened")
 
 
 def seal(message: SessionStart | SessionReply, key: bytes) -> bytes:
@@ -229,15 +232,17 @@ def seal(message: SessionStart | SessionReply, key: bytes) -> bytes:
 
 class MessageReader:
     """
-    Reads the one tagged message that this end may expect; what follows it is left in :attr:`rest`.
+    Reads the one tagged message that this end may expect into :attr:`found`.
 
-    *expected* is the message's class, *key* the channel's key.
+    What follows it is left in :attr:`rest`.  *expected* is the message's class, *key* the
+    channel's key.
     """
 
     def __init__(self, expected: type[SessionStart | SessionReply], key: bytes) -> None:
         self._expected = expected
         self._key = key
         self.rest = b""
+        self.found: SessionStart | SessionReply | None = None
 
     def receive(self, data: bytes) -> list[SessionStart | SessionReply]:
         """Raises :class:`PreambleError` for another kind, a wrong tag, or too long a message."""
@@ -259,9 +264,10 @@ class MessageReader:
         if not hmac.compare_digest(tag, hmac.digest(self._key, body, "sha256")[:TAG_BYTES]):
             raise PreambleError("a message has the wrong tag")
         self.rest = self.rest[body_end + TAG_BYTES :]
-        return [self._expected.parse(body[_HEADER.size :])]
+        self.found = self._expected.parse(body[_HEADER.size :])
+        return [self.found]
 
     def end(self) -> None:
-        """Raises :class:`PreambleError` if a message was begun and cut short."""
-        if self.rest:
-            raise PreambleError("the connection ended inside a message")
+        """Raises :class:`PreambleError` if the message has not come whole."""
+        if self.found is None:
+            raise PreambleError("the connection ended before a message was whole")
