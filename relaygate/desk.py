@@ -50,6 +50,7 @@ class Desk:
         self._sessions = Counted(sessions)
         self._running: dict[str, ISession] = {}
         self._opening: set[str] = set()
+        self._placed: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -61,8 +62,12 @@ class Desk:
         )
         self._running[session.id] = session
         self._opening.add(session.id)
-        for counted in (self.pending, self._sessions, session.counted):
-            counted.add(session.address)
+        self.pending.add(session.address)
+        if has_room:
+            # One that is refused takes no place, or those who knock in vain would keep others out.
+            self._placed.add(session.id)
+            for counted in (self._sessions, session.counted):
+                counted.add(session.address)
         return has_room
 
     def opened(self, session: ISession) -> None:
@@ -71,12 +76,18 @@ class Desk:
             self._opening.remove(session.id)
             self.pending.remove(session.address)
 
+    def give_up_place(self, session: ISession) -> None:
+        """*session* is over or being refused: another may have its place."""
+        if session.id in self._placed:
+            self._placed.remove(session.id)
+            for counted in (self._sessions, session.counted):
+                counted.remove(session.address)
+
     def leave(self, session: ISession) -> None:
         """*session* is over and its client's connection gone."""
         self.opened(session)
+        self.give_up_place(session)
         del self._running[session.id]
-        for counted in (self._sessions, session.counted):
-            counted.remove(session.address)
 
     def abort_all(self, cause: Cause, detail: str) -> None:
         """End every session now."""

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet import tcp
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as NotInTime
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import DNSLookupError, TimeoutError, UserError
@@ -100,12 +100,18 @@ async def dial(reactor: Any, address: HostPort, timeout_s: float) -> Leg:
     factory = Factory.forProtocol(_Waiting)
     factory.noisy = False
     connecting = leg_endpoint(reactor, address, timeout_s).connect(factory)
+    # Endpoints report being cancelled as a failure of their own, each kind as another one.
+    waiting: Deferred[Any] = Deferred()
+    connecting.chainDeferred(waiting)
+    waiting.addTimeout(timeout_s, reactor)
     try:
-        protocol = await connecting.addTimeout(timeout_s, reactor)
+        protocol = await waiting
     except CancelledError:
         raise
     except Exception as error:  # noqa: BLE001 - the resolver and the kernel raise what they like
         raise DialFailed(error_words(error)) from None
+    finally:
+        connecting.cancel()
     return cast(_Waiting, protocol).leg
 
 

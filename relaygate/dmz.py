@@ -53,9 +53,9 @@ class DMZNode(Service):
 
     def use_identity(self, identity: Identity) -> None:
         """New connections are met with *identity* from now on."""
-        self.identity = identity
         protocols = [ALPN_UPLINK, ALPN_CHANNEL]
         self._context = server_context(identity, protocols, self.lobby.mismatch)
+        self.identity = identity
 
     def privilegedStartService(self) -> None:
         """Open the uplink port, which may be a low one."""

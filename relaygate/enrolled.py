@@ -97,6 +97,12 @@ class EnrolledNode:
                 offers.append(_offer(service))
             except AddressError as error:
                 refused[service["name"]] = str(error)
+                self.log.warn(
+                    "listener refused: node={node} service={service} reason={reason!r}",
+                    node=self.name,
+                    service=service["name"],
+                    reason=str(error),
+                )
         refused |= self._book.listeners.declare(self, offers)
         return [
             {"name": name, "reason": reason[:256]}

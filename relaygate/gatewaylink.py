@@ -12,7 +12,12 @@ from OpenSSL import SSL
 from twisted.application.internet import ClientService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.interfaces import IHandshakeListener, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHandshakeListener,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -119,6 +124,7 @@ class GatewayLink(MultiService):
         self._supply: ChannelSupply | None = None
         self._last_failure = ""
         self._superseded = False
+        self._again: IDelayedCall | None = None
         ClientService(
             _Noting(leg_endpoint(reactor, address, CONNECT_LIMIT_S), self._note_failure),
             _UplinkFactory(lambda: DialledUplink(self, context(commands.ALPN_UPLINK))),
@@ -218,13 +224,12 @@ class GatewayLink(MultiService):
             refused=len(answer["refused"]),
         )
         if answer["refused"]:
-            self.reactor.callLater(DECLARE_AGAIN_S, self._declare_again, uplink)
+            self._again = self.reactor.callLater(DECLARE_AGAIN_S, self._declare_again, uplink)
 
     def _declare_again(self, uplink: Uplink) -> None:
-        if uplink is self._uplink:
-            Deferred.fromCoroutine(self._declare(uplink)).addErrback(
-                lambda failure: uplink.end(failure.getErrorMessage())
-            )
+        Deferred.fromCoroutine(self._declare(uplink)).addErrback(
+            lambda failure: uplink.end(failure.getErrorMessage())
+        )
 
     def _note_failure(self, reason: str) -> None:
         # A DMZ node that is down for an hour is one line, not hundreds.
@@ -260,6 +265,8 @@ class GatewayLink(MultiService):
         if self._supply is not None:
             self._supply.close()
             self._supply = None
+        if self._again is not None and self._again.active():
+            self._again.cancel()
         self.log.warn(
             "uplink lost: gateway={gateway} reason={reason!r}",
             gateway=self.gateway_name,

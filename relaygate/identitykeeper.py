@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -76,9 +77,13 @@ class IdentityKeeper(Service):
             return
         if identity == self._identity:
             return
+        try:
+            self._use(identity)
+        except SSL.Error as error:
+            self.log.error("identity not changed: OpenSSL refuses it: {reason}", reason=str(error))
+            return
         self._identity = identity
         self._warned_at = None
-        self._use(identity)
         self.log.info(
             "identity changed: node={node} not_after={not_after}",
             node=identity.name,

@@ -14,6 +14,7 @@ from relaygate import __version__
 from relaygate.admission import Caps
 from relaygate.backsession import BackSession, Service
 from relaygate.balance import BALANCES
+from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
 from relaygate.config import InternalConfig, ServiceConfig
 from relaygate.errors import Stopping
 from relaygate.gatewaylink import GatewayLink
@@ -40,7 +41,7 @@ class InternalNode(MultiService):
         self._services = {service.name: _service(service) for service in config.services}
         self._sessions: set[BackSession] = set()
         self._stopping = False
-        self._contexts: dict[bytes, SSL.Context] = {}
+        self._contexts: dict[bytes, SSL.Context]
         self.use_identity(identity)
         declared = [_declared(service) for service in config.services]
         for gateway in config.gateways:
@@ -50,7 +51,7 @@ class InternalNode(MultiService):
                 gateway.name,
                 gateway.pool,
                 declared,
-                self._context,
+                lambda protocol: self._contexts[protocol],
                 self._started,
                 random.random,
                 f"relaygate {__version__}",
@@ -58,14 +59,10 @@ class InternalNode(MultiService):
 
     def use_identity(self, identity: Identity) -> None:
         """New connections are dialled with *identity* from now on."""
+        self._contexts = {
+            protocol: client_context(identity, protocol) for protocol in (ALPN_UPLINK, ALPN_CHANNEL)
+        }
         self.identity = identity
-        self._contexts.clear()
-
-    def _context(self, protocol: bytes) -> SSL.Context:
-        context = self._contexts.get(protocol)
-        if context is None:
-            context = self._contexts[protocol] = client_context(self.identity, protocol)
-        return context
 
     def startService(self) -> None:
         """See :class:`twisted.application.service.IService`."""
