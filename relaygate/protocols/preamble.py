@@ -198,7 +198,7 @@ class SerialWindow:
 
 
 class OpenReader:
-    """Reads one :class:`ChannelOpen` into :attr:`found`; what follows it is left in :attr:`rest`."""
+    """Reads one :class:`ChannelOpen` into :attr:`found`; what follows is left in :attr:`rest`."""
 
     def __init__(self) -> None:
         self.rest = b""
