@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
@@ -58,7 +57,7 @@ class _End(Protocol):
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """The leg is gone."""
-        self.relay._leg_lost(self, reason)
+        self.relay._leg_lost(self)
 
 
 class Relay:
@@ -88,7 +87,7 @@ class Relay:
         self._pump_out = make_pump(inner, outer, self, shelf)
         self._prefix_in = 0
         self._prefix_out = 0
-        self._ended = 0
+        self._ended: set[Cause] = set()
         self._ends_sent = 0
         self._outcome: Outcome | None = None
         self._legs_left = 2
@@ -140,6 +139,9 @@ class Relay:
         """End both legs now, with resets."""
         if self._outcome is None:
             self._outcome = Outcome(cause, Phase.RELAY, detail)
+        self._abort_legs()
+
+    def _abort_legs(self) -> None:
         self._stop_pumps()
         self._outer.abortConnection()
         self._inner.abortConnection()
@@ -149,7 +151,7 @@ class Relay:
     def _stream_ended(self, end: _End) -> None:
         pump, sink = self._from(end)
         pump.stop()
-        self._ended += 1
+        self._ended.add(end.name)
         sink.loseWriteConnection()
         self._arm()
 
@@ -167,10 +169,10 @@ class Relay:
             self._outer.loseConnection()
             self._inner.loseConnection()
 
-    def _leg_lost(self, end: _End, reason: Failure | None) -> None:
+    def _leg_lost(self, end: _End) -> None:
         self._legs_left -= 1
         if self._outcome is None:
-            self._outcome = Outcome(end.name, Phase.RELAY, _words(reason))
+            self._outcome = self._broken(end.name)
             self._stop_pumps()
             (self._inner if end.name is Cause.CLIENT else self._outer).abortConnection()
         if self._legs_left == 0:
@@ -181,8 +183,14 @@ class Relay:
 
     def sink_broken(self, sink: Leg) -> None:
         """See :class:`relaygate.pump.IPumpOwner`."""
-        cause = Cause.CLIENT if sink is self._outer else Cause.BACKEND
-        self.abort(cause, "connection reset")
+        if self._outcome is None:
+            self._outcome = self._broken(Cause.CLIENT if sink is self._outer else Cause.BACKEND)
+        self._abort_legs()
+
+    def _broken(self, name: Cause) -> Outcome:
+        # Many clients close at once when they have said their last word, as OpenSSH does.
+        words = "closed without reading to the end" if name in self._ended else "connection reset"
+        return Outcome(name, Phase.RELAY, words)
 
     def load_held(self) -> None:
         """See :class:`relaygate.pump.IPumpOwner`."""
@@ -229,9 +237,3 @@ class Relay:
             self.abort(Cause.TIMEOUT, limit[1])
         else:
             self._watch = self._clock.callLater(limit[0] / LOOKS, self._look)
-
-
-def _words(reason: Failure | None) -> str:
-    if reason is None or reason.check(ConnectionDone):
-        return "connection closed"
-    return "connection reset"

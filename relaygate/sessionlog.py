@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.logger import Logger
 
-from relaygate.outcome import Cause, Outcome
+from relaygate.outcome import Cause, Outcome, Phase
 
 ID_BYTES = 8
 
@@ -23,7 +23,9 @@ def log_end(log: Logger, outcome: Outcome, **fields: object) -> None:
     fields["outcome"] = f"{outcome.cause.value}/{outcome.phase.value}"
     if outcome.detail:
         fields["detail"] = outcome.detail
-    write = log.info if outcome.cause is Cause.DONE else log.warn
+    # How a client leaves is its own affair; the others are for an operator to look at.
+    quiet = outcome.cause in (Cause.DONE, Cause.CLIENT) and outcome.phase is Phase.RELAY
+    write = log.info if quiet else log.warn
     write("{log_line}", log_line=_line("end", fields), **fields)
 
 
