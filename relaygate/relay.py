@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Seconds without a byte after one direction has ended.
 HALF_CLOSED_LIMIT_S = 900.0
-# Seconds in which a sink takes none of the bytes that wait for it.
+# Seconds without a byte, either way, while a sink takes none of those that wait for it.
 STALL_LIMIT_S = 3600.0
 # A limit is looked at this many times while it lasts, so it strikes at most a quarter late.
 LOOKS = 4

@@ -1,0 +1,160 @@
+"""Legs: sockets as they should be, a look at the first byte, and TLS straight on the socket."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import Factory
+
+from relaygate.legs import (
+    BACKLOG,
+    KEEP_COUNT,
+    KEEP_IDLE_S,
+    KEEP_INTERVAL_S,
+)
+from relaygate.test.dataplane import (
+    HalfRecorder,
+    LegCase,
+    Recorder,
+    accepted,
+    dialled,
+    server_context,
+)
+from relaygate.test.farend import LOOPBACK, MB, Peer, payload, until
+
+
+class SocketTests(LegCase):
+    """What the kernel is told about our sockets."""
+
+    async def filled(self, made: list[Recorder]) -> None:
+        """Wait until a listener has made a protocol."""
+        await until(lambda: made, "a connection at the right listener")
+
+    async def test_options(self) -> None:
+        """Accepted and dialled legs have no delay and keepalive (Requirements 81 and 82)."""
+        for make in (accepted, dialled):
+            leg, peer = await make()
+            self.addCleanup(peer.close)
+            self.addCleanup(self.drop, leg)
+            tcp, option = socket.IPPROTO_TCP, leg.socket.getsockopt
+            self.assertEqual(option(tcp, socket.TCP_NODELAY), 1)
+            self.assertEqual(option(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
+            self.assertEqual(option(tcp, socket.TCP_KEEPIDLE), KEEP_IDLE_S)
+            self.assertEqual(option(tcp, socket.TCP_KEEPINTVL), KEEP_INTERVAL_S)
+            self.assertEqual(option(tcp, socket.TCP_KEEPCNT), KEEP_COUNT)
+
+    async def test_no_linger_until_asked(self) -> None:
+        """Only a leg that was told to aborts by default, and an orderly close takes it back."""
+        for aborts, times in ((False, 3), (True, 3)):
+            for _ in range(times):
+                leg, peer = await accepted()
+                self.addCleanup(peer.close)
+                if aborts:
+                    leg.abort_by_default()
+                linger = leg.socket.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+                self.assertEqual(struct.unpack("ii", linger), (int(aborts), 0))
+                leg.write(payload(MB))
+                leg.loseConnection()
+                await peer.got(payload(MB))
+
+    async def test_closed_before_it_returns(self) -> None:
+        """A leg whose end was sent is gone when ``loseConnection`` returns: callers bear that."""
+        recorder = Recorder()
+        peer = Peer(await self.connect(recorder))
+        recorder.leg.loseWriteConnection()
+        await peer.got(b"")
+        recorder.leg.loseConnection()
+        self.assertIsNotNone(recorder.lost)
+        peer.close()
+
+    def test_backlog(self) -> None:
+        """The kernel keeps a rush of connections for us (Requirement 84)."""
+        port = self.listen(Factory())
+        # linux/tcp.h: of a listening socket tcpi_sacked, at 28, is the longest queue.
+        info = port.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+        most = int(Path("/proc/sys/net/core/somaxconn").read_text())
+        self.assertGreaterEqual(BACKLOG, 1024)
+        self.assertEqual(struct.unpack_from("I", info, 28)[0], min(BACKLOG, most))
+
+    async def test_both_wildcards(self) -> None:
+        """``[::]`` means IPv6 alone: one port number serves both families by two listeners."""
+        six = self.listen(Factory.forProtocol(Recorder), "::")
+        port = six.getHost().port
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection((LOOPBACK, port))
+        four = self.listen(Factory.forProtocol(Recorder), "0.0.0.0", port)
+        self.assertEqual(four.getHost().port, port)
+
+    async def test_explicit_address_wins(self) -> None:
+        """An explicit address and the wildcard share a port, in any order (Lesson 30)."""
+        for hosts in (("0.0.0.0", LOOPBACK), (LOOPBACK, "0.0.0.0")):
+            made: dict[str, list[Recorder]] = {host: [] for host in hosts}
+            port = 0
+            for host in hosts:
+
+                def build(mine: list[Recorder] = made[host]) -> Recorder:
+                    mine.append(Recorder())
+                    return mine[-1]
+
+                listening = self.listen(
+                    Factory.forProtocol(cast(Any, build)), host, port, shared=True
+                )
+                port = listening.getHost().port
+            for address, expected in ((LOOPBACK, LOOPBACK), ("127.0.0.2", "0.0.0.0")):
+                with socket.create_connection((address, port)):
+                    await self.filled(made[expected])
+                (recorder,) = made[expected]
+                await recorder.gone()
+
+
+class FirstByteTests(LegCase):
+    """A look at the first byte."""
+
+    class Peeking(Recorder):
+        """Asks for a look."""
+
+        def connectionMade(self) -> None:
+            self.leg.peek_first()
+
+    async def test_the_byte_stays(self) -> None:
+        """The first byte is shown once, and read with the others afterwards."""
+        recorder = self.Peeking()
+        skt = await self.connect(recorder)
+        skt.sendall(b"\x16")
+        await until(lambda: recorder.peeked, "the first byte")
+        await until(lambda: recorder.data, "the first byte again")
+        skt.sendall(b"\x03\x01")
+        await until(lambda: len(recorder.data) == 3, "what follows")
+        self.assertEqual((recorder.peeked, recorder.data), (b"\x16", b"\x16\x03\x01"))
+
+    async def test_tls_after_the_look(self) -> None:
+        """A handshake that begins when its first byte was seen succeeds."""
+
+        class Choosing(HalfRecorder):
+            def connectionMade(self) -> None:
+                self.leg.peek_first()
+
+            def first_byte(self, byte: bytes) -> None:
+                super().first_byte(byte)
+                self.leg.start_tls(server_context(), server=True)
+
+        recorder = Choosing()
+        peer = self.tls_peer(await self.connect(recorder))
+        peer.send(b"hello")
+        await recorder.heard(b"hello")
+        self.assertEqual((recorder.peeked, recorder.notes), (b"\x16", ["handshake"]))
+
+    async def test_nothing_to_see(self) -> None:
+        """A peer that ends or resets before it has said anything is gone, and no byte is shown."""
+        for reset in (False, True):
+            recorder = self.Peeking()
+            peer = Peer(await self.connect(recorder))
+            peer.reset() if reset else peer.close()
+            self.assertIsInstance(
+                await recorder.gone(), ConnectionLost if reset else ConnectionDone
+            )
+            self.assertEqual(recorder.peeked, b"")
