@@ -149,6 +149,8 @@ class Leg(_Base):
         """From now on the end of this process resets the connection; only an orderly close ends
         it.
         """
+        if self._aborts:
+            return
         self._aborts = True
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
 

@@ -106,6 +106,7 @@ class SSHOpening:
         for leg, side in ((outer, self._client), (inner, self._server)):
             leg.protocol = side
             side.makeConnection(leg)
+            leg.abort_by_default()
             leg.startReading()
 
     def identified(self) -> None:
