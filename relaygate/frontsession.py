@@ -131,7 +131,14 @@ class FrontSession:
 
     def _refuse(self, refusal: Refusal) -> None:
         phase = Phase.OPEN if self._node else Phase.ADMIT
-        self._log_end(Outcome(refusal.cause, phase, refusal.meaning))
+        outcome = Outcome(refusal.cause, phase, refusal.meaning)
+        throttle = self._desk.throttle
+        if phase is Phase.OPEN:
+            self._log_end(outcome)
+        elif throttle.passes():
+            # A flood over a cap is one line now and then, which says how many it stands for.
+            missed = throttle.take_suppressed()
+            self._log_end(outcome, **({"not_logged": missed} if missed else {}))
         self._desk.give_up_place(self)
         words = refusal.words(self.offer.protocol)
         part(self._leg, words, self._clock, lambda: self._desk.leave(self))
@@ -140,7 +147,7 @@ class FrontSession:
         self._log_end(outcome)
         self._desk.leave(self)
 
-    def _log_end(self, outcome: Outcome) -> None:
+    def _log_end(self, outcome: Outcome, **more: object) -> None:
         relay = self.relay
         log_end(
             self.log,
@@ -149,6 +156,7 @@ class FrontSession:
             bytes_in=relay.bytes_in if relay else 0,
             bytes_out=relay.bytes_out if relay else 0,
             seconds=round(self._clock.seconds() - self._began, 3),
+            **more,
         )
 
     def abort(self, cause: Cause, detail: str) -> None:

@@ -51,6 +51,8 @@ def _context(identity: Identity) -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    # An idle channel need not keep its buffers.
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     # Each connection proves itself anew: a stolen session is worth nothing.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.use_certificate(x509.load_pem_x509_certificate(identity.certificate_pem))
