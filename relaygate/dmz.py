@@ -19,7 +19,7 @@ from relaygate.desk import Desk
 from relaygate.enrolled import NodeBook
 from relaygate.frontsession import Reception
 from relaygate.identity import Identity
-from relaygate.legs import LegPort, WaitingLeg
+from relaygate.legport import LegPort, WaitingLeg
 from relaygate.listeners import Listener, Listeners
 from relaygate.lobby import Lobby
 from relaygate.outcome import Cause

@@ -32,7 +32,6 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 
 if TYPE_CHECKING:
-    from twisted.internet.protocol import Factory
     from twisted.python.failure import Failure
 
     _Base = tcp.Connection
@@ -43,8 +42,6 @@ else:
 KEEP_IDLE_S = 60
 KEEP_INTERVAL_S = 15
 KEEP_COUNT = 4
-# Twisted's 50 is soon full where partners' jobs all start on the hour.
-BACKLOG = 1024
 # RFC 8446 section 5.1: no record holds more plaintext.
 TLS_RECORD = 16384
 
@@ -156,10 +153,19 @@ class Leg(_Base):
 
     # -- TLS ------------------------------------------------------------------------------------
 
-    def start_tls(self, context: SSL.Context, *, server: bool, sni: str | None = None) -> None:
+    def start_tls(
+        self,
+        context: SSL.Context,
+        *,
+        server: bool,
+        sni: str | None = None,
+        session: SSL.Session | None = None,
+    ) -> None:
         """
         Begin the handshake; the protocol's ``handshakeCompleted`` (IHandshakeListener) says when it
         is done.  If it fails the connection is lost with :class:`TLSFailed`.
+
+        *session* is one of this context's, to be resumed.
         """
         self.tls = tls = SSL.Connection(context, self.socket)
         self._handshaking = True
@@ -169,6 +175,8 @@ class Leg(_Base):
             tls.set_connect_state()
             if sni is not None:
                 tls.set_tlsext_host_name(sni.encode())
+            if session is not None:
+                tls.set_session(session)
             # The first word is the client's: get the reactor to call us.
             self.startWriting()
 
@@ -319,7 +327,10 @@ class Leg(_Base):
         """See :class:`twisted.internet.tcp.Connection`."""
         self.inbound = self.outbound = None
         super().connectionLost(reason)
-        self.tls = None
+        if self.tls is not None:
+            # OpenSSL spoils the session of a connection that is freed without a goodbye.
+            self.tls.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+            self.tls = None
 
     def _closeSocket(self, orderly: bool) -> None:
         if orderly and self._aborts:
@@ -343,52 +354,9 @@ class ServerLeg(Leg, tcp.Server):
     """A connection that was accepted."""
 
 
-class WaitingLeg(ServerLeg):
-    """A connection that was accepted, and is not read until somebody starts to."""
-
-    def startReading(self) -> None:
-        """See :class:`twisted.internet.abstract.FileDescriptor`; Twisted calls it at birth."""
-        if self.connected:
-            super().startReading()
-
-
 class ClientLeg(Leg, tcp.Client):
     """A connection that was dialled."""
 
     def createInternetSocket(self) -> socket.socket:
         """See :class:`twisted.internet.tcp.BaseClient`."""
         return tune(super().createInternetSocket())
-
-
-class LegPort(tcp.Port):
-    """
-    A listening socket whose connections are legs.
-
-    With *shared* an explicit address and the wildcard may hold the same port number, and a client
-    gets the explicit one (lesson 30); Linux allows it only where both sockets ask for it.
-    *transport* makes the connections.
-    """
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        factory: Factory,
-        reactor: object,
-        *,
-        shared: bool = False,
-        transport: type[ServerLeg] = ServerLeg,
-    ) -> None:
-        self._shared = shared
-        self.transport = transport
-        super().__init__(port, factory, BACKLOG, host, reactor)
-
-    def createInternetSocket(self) -> socket.socket:
-        """See :class:`twisted.internet.base.BasePort`."""
-        skt = tune(super().createInternetSocket())
-        if self._shared:
-            skt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if self.addressFamily == socket.AF_INET6:
-            # [::] is every IPv6 address, and 0.0.0.0 every IPv4 one: two rules, two listeners.
-            skt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        return skt

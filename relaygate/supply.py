@@ -81,13 +81,13 @@ class SuppliedChannel(Protocol):
         """The connection."""
         return cast(Leg, self.transport)
 
-    def begin(self, context: SSL.Context | None) -> None:
-        """Open the channel: under TLS with *context*, or clear."""
+    def begin(self, context: SSL.Context | None, session: SSL.Session | None = None) -> None:
+        """Open the channel: under TLS with *context*, resuming *session*, or clear."""
         self.leg.startReading()
         if context is None:
             self._open()
         else:
-            self.leg.start_tls(context, server=False, sni=self._gateway_name)
+            self.leg.start_tls(context, server=False, sni=self._gateway_name, session=session)
 
     def handshakeCompleted(self) -> None:
         """See :class:`twisted.internet.interfaces.IHandshakeListener`."""
@@ -182,6 +182,9 @@ class ChannelSupply:
         self._dialling: dict[bool, set[Deferred[None]]] = {False: set(), True: set()}
         self._pause: IDelayedCall | None = None
         self._closed = False
+        # The TLS session that the next channel resumes, and the context that it belongs to.
+        self._session: SSL.Session | None = None
+        self._session_of: SSL.Context | None = None
 
     def idle(self, tls: bool) -> int:
         """How many channels of the kind *tls* are ready."""
@@ -214,14 +217,18 @@ class ChannelSupply:
     def _dial(self, tls: bool) -> None:
         self._serial += 1
         dialling = Deferred.fromCoroutine(self._dialled(tls, self._serial))
+        dialling.addErrback(self._dial_broken)
         if not dialling.called:
             self._dialling[tls].add(dialling)
-            dialling.addBoth(self._dial_ended, tls, dialling)
+            dialling.addCallback(self._dial_ended, tls, dialling)
 
-    def _dial_ended(self, result: object, tls: bool, dialling: Deferred[None]) -> None:
+    def _dial_broken(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self.log.failure("dialling a data channel", failure)
+            self._failed("internal error")
+
+    def _dial_ended(self, _: None, tls: bool, dialling: Deferred[None]) -> None:
         self._dialling[tls].discard(dialling)
-        if isinstance(result, Failure) and not result.check(CancelledError):
-            self.log.failure("dialling a data channel", result)
         self._fill()
 
     async def _dialled(self, tls: bool, serial: int) -> None:
@@ -243,13 +250,21 @@ class ChannelSupply:
         self._channels[tls].add(channel)
         leg.protocol = channel
         channel.makeConnection(leg)
-        channel.begin(self._context() if tls else None)
+        if tls:
+            context = self._context()
+            channel.begin(context, self._session if self._session_of is context else None)
+        else:
+            channel.begin(None)
         age = MIN_AGE_S + (MAX_AGE_S - MIN_AGE_S) * self._random()
         channel.age_limit = self._reactor.callLater(age, channel.grow_old)
 
     def _taken(self, tls: bool, channel: SuppliedChannel, message: SessionStart) -> None:
         self._backoff.stood(FullJitter.STABLE_S)
         self._channels[tls].discard(channel)
+        if channel.leg.tls is not None:
+            # Tickets come after the handshake, with the first byte that is read at the latest.
+            self._session = channel.leg.tls.get_session()
+            self._session_of = channel.leg.tls.get_context()
         self._fill()
         self._started(channel, message)
 

@@ -21,6 +21,9 @@ from relaygate.identity import Identity
 # The key exchange that is hoped for: a hybrid one, so that traffic which is recorded today stays
 # closed to a quantum computer (draft-ietf-tls-ecdhe-mlkem).  OpenSSL 3.5 and later offer it first.
 HYBRID_GROUP = "X25519MLKEM768"
+# Seconds for which a session may be resumed: the peer's certificate is not looked at by OpenSSL
+# again meanwhile, though its name is by us.
+RESUME_LIMIT_S = 3600
 # RFC 8446 section 7.5; RFC 5705 section 4 leaves this prefix to private use.
 _EXPORT_ID = b"EXPERIMENTAL relaygate uplink id"
 _EXPORT_SECRET = b"EXPERIMENTAL relaygate channel secret"
@@ -53,8 +56,12 @@ def _context(identity: Identity) -> SSL.Context:
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     # An idle channel need not keep its buffers.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-    # Each connection proves itself anew: a stolen session is worth nothing.
+    # Channels resume the session of an earlier one (RFC 8446 section 2.2), which spares both nodes
+    # the signatures, and not the key exchange. Tickets die with this context, so with the identity.
+    # The client keeps one session itself, since a cache of OpenSSL's would use each once only.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_session_id(b"relaygate")
+    context.set_timeout(RESUME_LIMIT_S)
     context.use_certificate(x509.load_pem_x509_certificate(identity.certificate_pem))
     context.use_privatekey(load_pem_private_key(identity.key_pem, None))  # type: ignore[arg-type]
     store = context.get_cert_store()

@@ -27,7 +27,8 @@ from relaygate import pump, tls
 from relaygate.addresses import HostPort
 from relaygate.dial import dial
 from relaygate.identity import Identity, Role
-from relaygate.legs import Leg, LegPort
+from relaygate.legport import LegPort
+from relaygate.legs import Leg
 from relaygate.outcome import Outcome
 from relaygate.pipes import PipeShelf
 from relaygate.pki import issue, make_ca

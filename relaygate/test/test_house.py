@@ -47,6 +47,7 @@ ORDER: Final = {
     # 3, the data plane, then the sessions that use it
     "pipes": 300,
     "legs": 310,
+    "legport": 320,
     "pump": 320,
     "relay": 330,
     "sessionlog": 330,

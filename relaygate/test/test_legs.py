@@ -10,8 +10,8 @@ from typing import Any, cast
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 
+from relaygate.legport import BACKLOG
 from relaygate.legs import (
-    BACKLOG,
     KEEP_COUNT,
     KEEP_IDLE_S,
     KEEP_INTERVAL_S,

@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relaygate.addresses import HostPort, ListenRule
-from relaygate.legs import LegPort
+from relaygate.legport import LegPort
 from relaygate.listeners import Listener, Listeners, Offer
 from relaygate.test.wire import Listening, Peer, lines, logged, until
 

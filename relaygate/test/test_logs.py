@@ -344,7 +344,7 @@ class LegacyTests(SynchronousTestCase):
     def test_message(self) -> None:
         """Old messages, whole or as a format, are lines like others."""
         lines, objects = self.emit(lambda log: log.msg("two", "words\n", extra=1))
-        self.assertRegex(lines[0], r"Z INFO  \[log_legacy\] two words\\x0a$")
+        self.assertRegex(lines[0], r"Z DEBUG \[log_legacy\] two words\\x0a$")
         self.assertEqual((objects[0]["message"], objects[0]["extra"]), ("two words\\x0a", 1))
         self.assertEqual(set(objects[0]), {"time", "level", "namespace", "message", "extra"})
         lines, objects = self.emit(lambda log: log.msg(format="n=%(n)d", n=3))

@@ -358,7 +358,7 @@ from twisted.internet.protocol import Factory, Protocol
 from relaygate import pump
 from relaygate.addresses import HostPort
 from relaygate.dial import dial
-from relaygate.legs import LegPort
+from relaygate.legport import LegPort
 from relaygate.pipes import PipeShelf
 from relaygate.relay import Relay
 

@@ -69,11 +69,18 @@ class HandshakeTests(TestCase):
     """Handshakes that succeed, and what comes out of them."""
 
     async def join(
-        self, server: Server, context: SSL.Context, listening: Listening | None = None
+        self,
+        server: Server,
+        context: SSL.Context,
+        listening: Listening | None = None,
+        session: SSL.Session | None = None,
     ) -> tuple[Any, Any]:
         """Make one connection to *server*; return both ends when the handshake is over."""
         listening = listening or Listening(self, server)
-        client = await listening.connect(context, implementer(IHandshakeListener)(Peer)())
+        came = len(server.peers)
+        peer = implementer(IHandshakeListener)(Peer)()
+        client = await listening.connect(context, peer, session=session)
+        await until(lambda: len(server.peers) > came)
         await until(lambda: server.peers and (server.peers[-1].secured or server.peers[-1].over))
         await until(lambda: client.secured or client.over)
         return server.peers[-1], client
@@ -115,6 +122,34 @@ class HandshakeTests(TestCase):
         self.assertEqual(len(set(found)), 6)
         self.assertFalse(any(found[n + 1].startswith(found[n]) for n in range(0, 6, 2)))
 
+    async def test_channels_resume(self) -> None:
+        """
+        A session that was met before is resumed, however its connection ended; names are checked.
+
+        A new context, which a new identity brings, knows nothing of it: a full handshake follows.
+        """
+        server = Server(dmz_context())
+        listening = Listening(self, server)
+        context = client_context(NODE, ALPN_CHANNEL)
+
+        async def meet(session: SSL.Session | None, resumed: bool) -> SSL.Session:
+            ours, theirs = await self.join(server, context, listening, session)
+            for end, name in ((ours, "node-a"), (theirs, "dmz")):
+                self.assertEqual(was_resumed(end.leg.tls), resumed)
+                self.assertEqual(peer_name(end.leg.tls, [name]), name)
+            ours.leg.write(b"x")
+            await until(lambda: theirs.data)
+            found: SSL.Session = theirs.leg.tls.get_session()
+            theirs.leg.abortConnection()
+            await until(lambda: theirs.over is not None)
+            return found
+
+        session = await meet(None, resumed=False)
+        session = await meet(await meet(session, resumed=True), resumed=True)
+        renewed = Server(dmz_context())
+        ours, _ = await self.join(renewed, context, Listening(self, renewed), session)
+        self.assertFalse(was_resumed(ours.leg.tls))
+
     async def test_tls_12_is_refused(self) -> None:
         """A client or a server that speaks no more than TLS 1.2 is refused, in OpenSSL's words."""
         old_client = client_context(NODE, ALPN_UPLINK)
@@ -139,6 +174,11 @@ class HandshakeTests(TestCase):
         self.assertFalse(server.secured)
         self.assertIn("did not return a certificate", server.over)
         self.assertIn("certificate required", client.over)
+
+
+def was_resumed(connection: SSL.Connection) -> bool:
+    """Whether the handshake resumed a session; pyOpenSSL has no public word for it."""
+    return bool(SSL._lib.SSL_session_reused(connection._ssl))  # type: ignore[attr-defined]
 
 
 class Nobody:

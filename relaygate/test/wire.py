@@ -30,7 +30,8 @@ from relaygate import pki
 from relaygate.addresses import HostPort
 from relaygate.dial import dial
 from relaygate.identity import Identity, Role
-from relaygate.legs import Leg, LegPort
+from relaygate.legport import LegPort
+from relaygate.legs import Leg
 from relaygate.tls import client_context
 from relaygate.uplink import IDMZEnd, IInternalEnd, Uplink
 
@@ -85,8 +86,11 @@ class MemoryLeg:
     def peek_first(self) -> None:
         self.peeking = True
 
-    def start_tls(self, context: object, *, server: bool, sni: str | None = None) -> None:
+    def start_tls(
+        self, context: object, *, server: bool, sni: str | None = None, session: object = None
+    ) -> None:
         self.tls = context
+        self.resumed = session
 
     def getPeer(self) -> Any:
         return SimpleNamespace(host=self._host, port=40_000)
@@ -322,9 +326,16 @@ class Listening:
         case.addCleanup(self._close)
 
     async def connect(
-        self, context: SSL.Context | None = None, protocol: Any = None, sni: str = "dmz"
+        self,
+        context: SSL.Context | None = None,
+        protocol: Any = None,
+        sni: str = "dmz",
+        session: SSL.Session | None = None,
     ) -> Any:
-        """Dial it; under TLS if there is a *context*, whose handshake is only begun."""
+        """
+        Dial it; under TLS if there is a *context*, whose handshake is only begun, and which may
+        resume *session*.
+        """
         leg = await dial(reactor, self.address, WAIT_S)
         self._legs.append(leg)
         peer = protocol or Peer()
@@ -332,7 +343,7 @@ class Listening:
         peer.makeConnection(leg)
         leg.startReading()
         if context is not None:
-            leg.start_tls(context, server=False, sni=sni)
+            leg.start_tls(context, server=False, sni=sni, session=session)
         return peer
 
     async def join(self, who: Identity, protocol: bytes) -> Peer:

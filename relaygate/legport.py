@@ -1,0 +1,56 @@
+"""Listening sockets whose connections are legs."""
+
+from __future__ import annotations
+
+import socket
+
+from twisted.internet import tcp
+from twisted.internet.protocol import Factory
+
+from relaygate.legs import ServerLeg, tune
+
+# Twisted's 50 is soon full where partners' jobs all start on the hour.
+BACKLOG = 1024
+
+
+class WaitingLeg(ServerLeg):
+    """A connection that was accepted, and is not read until somebody starts to."""
+
+    def startReading(self) -> None:
+        """See :class:`twisted.internet.abstract.FileDescriptor`; Twisted calls it at birth."""
+        if self.connected:
+            super().startReading()
+
+
+class LegPort(tcp.Port):
+    """
+    A listening socket whose connections are legs.
+
+    With *shared* an explicit address and the wildcard may hold the same port number, and a client
+    gets the explicit one (lesson 30); Linux allows it only where both sockets ask for it.
+    *transport* makes the connections.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        factory: Factory,
+        reactor: object,
+        *,
+        shared: bool = False,
+        transport: type[ServerLeg] = ServerLeg,
+    ) -> None:
+        self._shared = shared
+        self.transport = transport
+        super().__init__(port, factory, BACKLOG, host, reactor)
+
+    def createInternetSocket(self) -> socket.socket:
+        """See :class:`twisted.internet.base.BasePort`."""
+        skt = tune(super().createInternetSocket())
+        if self._shared:
+            skt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if self.addressFamily == socket.AF_INET6:
+            # [::] is every IPv6 address, and 0.0.0.0 every IPv4 one: two rules, two listeners.
+            skt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        return skt
