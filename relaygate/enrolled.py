@@ -136,9 +136,13 @@ class EnrolledNode:
             raise PreambleError("the channel's proof was used before")
         self._pools[leg.tls is not None].arrived(leg, self.keys.channel_key(message.serial))
 
-    async def channel(self, tls: bool, patience_s: float) -> PooledChannel:
-        """A channel of the kind *tls*; raises :class:`relaygate.pool.NoChannel`."""
-        return await self._pools[tls].take(patience_s)
+    async def channel(self, tls: bool, patience_s: float, address: str) -> PooledChannel:
+        """
+        A channel of the kind *tls* for a client from *address*.
+
+        Raises :class:`relaygate.pool.NoChannel`.
+        """
+        return await self._pools[tls].take(patience_s, address)
 
     def _ask(self, tls: bool, count: int) -> None:
         count = min(count, commands.MAX_CHANNELS_PER_ASK)

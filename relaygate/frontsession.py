@@ -89,7 +89,7 @@ class FrontSession:
     async def _open_on(self, node: INode, end: float) -> PooledChannel:
         for _ in range(CHANNELS_PER_NODE):
             try:
-                channel = await node.channel(self.offer.tls_channel, self._left(end))
+                channel = await node.channel(self.offer.tls_channel, self._left(end), self.address)
                 patience = self._left(end)
                 reply = await channel.start(self._start(patience), self._clock, patience)
             except NoChannel:

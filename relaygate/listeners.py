@@ -47,8 +47,8 @@ class INode(Protocol):
 
     name: str
 
-    async def channel(self, tls: bool, patience_s: float) -> PooledChannel:
-        """A data channel; raises :class:`relaygate.pool.NoChannel`."""
+    async def channel(self, tls: bool, patience_s: float, address: str) -> PooledChannel:
+        """A data channel for a client from *address*; raises :class:`relaygate.pool.NoChannel`."""
 
 
 class Listener:

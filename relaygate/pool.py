@@ -11,13 +11,14 @@ The DMZ node's end of data channels: each one's life, and the pool of idle ones.
 
 An idle channel is read, so one that dies leaves the pool at once.  A client that finds the pool
 empty waits for the next channel that arrives; the internal node is asked for as many as are waited
-for.
+for.  Addresses take turns in that, so that a crowd from one keeps no client of another waiting.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -25,6 +26,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from relaygate.balance import Turns
 from relaygate.legs import Leg
 from relaygate.protocols.preamble import (
     MessageReader,
@@ -128,7 +130,7 @@ class ChannelPool:
         self._clock = clock
         self._ask = ask
         self._idle: deque[PooledChannel] = deque()
-        self._waiting: deque[Deferred[PooledChannel]] = deque()
+        self._waiting: Turns[Deferred[PooledChannel]] = Turns()
         self._to_ask = 0
         self._closed = False
 
@@ -146,7 +148,7 @@ class ChannelPool:
             leg.abortConnection()
             return
         if self._waiting:
-            self._waiting.popleft().callback(channel)
+            self._waiting.take().callback(channel)
         else:
             self._idle.append(channel)
 
@@ -157,9 +159,10 @@ class ChannelPool:
             # It was on its way to a client; start() finds it lost.
             pass
 
-    async def take(self, patience_s: float) -> PooledChannel:
+    async def take(self, patience_s: float, address: str) -> PooledChannel:
         """
-        An idle channel; if there is none, the next that arrives within *patience_s* seconds.
+        An idle channel for a client from *address*; if there is none, one that arrives within
+        *patience_s* seconds.
 
         Raises :class:`NoChannel`.
         """
@@ -167,8 +170,8 @@ class ChannelPool:
             raise NoChannel
         if self._idle:
             return self._idle.popleft()
-        waiting: Deferred[PooledChannel] = Deferred(self._waiting.remove)
-        self._waiting.append(waiting)
+        waiting: Deferred[PooledChannel] = Deferred(partial(self._waiting.remove, address))
+        self._waiting.add(address, waiting)
         if self._to_ask == 0:
             self._clock.callLater(0, self._ask_now)
         self._to_ask += 1
@@ -188,4 +191,4 @@ class ChannelPool:
         while self._idle:
             self._idle.popleft().leg.abortConnection()
         while self._waiting:
-            self._waiting.popleft().errback(NoChannel())
+            self._waiting.take().errback(NoChannel())

@@ -103,7 +103,7 @@ class BookCase(SynchronousTestCase):
     def take(self, tls: bool = False) -> Deferred[Any]:
         """Take a channel of the first node of the first listener."""
         (listener, *_) = self.listeners
-        return Deferred.fromCoroutine(listener.nodes[0].channel(tls, 10.0))
+        return Deferred.fromCoroutine(listener.nodes[0].channel(tls, 10.0, "192.0.2.1"))
 
     def taken(self, tls: bool = False) -> Any:
         """The leg of a channel that is ready."""

@@ -34,7 +34,7 @@ class Node:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    async def channel(self, tls: bool, patience_s: float) -> Any:
+    async def channel(self, tls: bool, patience_s: float, address: str) -> Any:
         raise AssertionError("nobody asked for a channel")
 
 

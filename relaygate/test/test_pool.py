@@ -62,9 +62,9 @@ class PoolCase(SynchronousTestCase):
         arrived: MemoryLeg = leg
         return arrived
 
-    def take(self, patience_s: float = 10.0) -> Deferred[PooledChannel]:
+    def take(self, patience_s: float = 10.0, address: str = "192.0.2.1") -> Deferred[PooledChannel]:
         """Take a channel."""
-        return Deferred.fromCoroutine(self.pool.take(patience_s))
+        return Deferred.fromCoroutine(self.pool.take(patience_s, address))
 
     def taken(self, taking: Deferred[PooledChannel]) -> Any:
         """The leg of the channel that *taking* has got."""
@@ -104,6 +104,14 @@ class PoolTests(PoolCase):
         self.assertEqual([self.taken(taking) for taking in waiting], legs)
         self.assertEqual(self.pool.idle, 0)
 
+    def test_addresses_take_turns(self) -> None:
+        """A crowd from one address waits behind the one client of another."""
+        crowd = [self.take() for _ in range(3)]
+        other = self.take(address="192.0.2.2")
+        legs = [self.arrive() for _ in range(4)]
+        served = [self.taken(taking) for taking in (crowd[0], other, *crowd[1:])]
+        self.assertEqual(served, legs)
+
     def test_asked_once_a_turn(self) -> None:
         """All clients of one turn are asked for in one message, those of the next in another."""
         for clients in (5, 2):
@@ -136,7 +144,7 @@ class PoolTests(PoolCase):
             taking = self.take(1.0)
             self.clock.advance(1.0)
             self.failureResultOf(taking, NoChannel)
-        self.assertEqual(len(self.pool._waiting), 0)
+        self.assertFalse(self.pool._waiting)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_patience_that_is_used_up(self) -> None:
