@@ -82,6 +82,7 @@ class BackSession:
         self._began = reactor.seconds()
         self._backend = "-"
         self._counted: Counted | None = None
+        self._ordered: Outcome | None = None
 
     def open(self, service: Service | None, refusal: Refusal | None = None) -> None:
         """
@@ -183,6 +184,7 @@ class BackSession:
 
     def _end(self, outcome: Outcome) -> None:
         relay = self.relay
+        outcome = self._ordered or outcome
         log_end(
             self.log,
             outcome,
@@ -209,9 +211,10 @@ class BackSession:
         if self.relay is not None:
             self.relay.abort(cause, detail)
         else:
+            self._ordered = Outcome(cause, Phase.OPEN, detail)
             self._channel.leg.abortConnection()
 
     def _broken(self, failure: Failure) -> None:
         self.log.failure("session {session} failed", failure, session=self.start.session)
         self._channel.leg.abortConnection()
-        self._end(Outcome(Cause.SHUTDOWN, Phase.OPEN, "internal error"))
+        self._end(Outcome(Cause.FAULT, Phase.OPEN, "internal error"))

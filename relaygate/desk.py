@@ -45,7 +45,9 @@ class Desk:
         self.clock = clock
         self.shelf = shelf
         self.new_id = new_id
-        self.throttle = Throttle(clock.seconds)
+        # The log's bounds on what strangers can repeat without end, each kind by itself.
+        self.dropped = Throttle(clock.seconds)
+        self.refused = Throttle(clock.seconds)
         self.pending = Counted(pending)
         self._sessions = Counted(sessions)
         self._running: dict[str, ISession] = {}

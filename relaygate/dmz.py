@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from typing import Any
 
 from OpenSSL import SSL
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from relaygate import __version__
@@ -26,6 +29,9 @@ from relaygate.outcome import Cause
 from relaygate.pipes import PipeShelf
 from relaygate.sessionlog import ID_BYTES
 from relaygate.tls import server_context
+
+# Seconds for what was aborted to end.
+LAST_TURNS_S = 0.1
 
 
 class DMZNode(Service):
@@ -61,7 +67,13 @@ class DMZNode(Service):
         """Open the uplink port, which may be a low one."""
         listen = self._config.uplink_listen
         port = LegPort(listen.host, listen.port, self.lobby, self._reactor)
-        port.startListening()
+        try:
+            port.startListening()
+        except CannotListenError as error:
+            words = f"uplink.listen: cannot listen on {listen}: {error.socketError.strerror}"
+            self.log.critical("{reason}", reason=words)
+            sys.stderr.write(words + "\n")
+            raise SystemExit(2) from None
         self._port = port
         self.log.info(
             "relaygate {version} DMZ node {node} waits for internal nodes on {listen}: {nodes}",
@@ -87,10 +99,8 @@ class DMZNode(Service):
         self.listeners.close()
         self.desk.abort_all(Cause.SHUTDOWN, "the DMZ node is shutting down")
         self._shelf.close()
-        # One turn of the reactor, in which what was aborted ends and leaves its line in the log.
-        done: Deferred[None] = Deferred()
-        self._reactor.callLater(0.1, done.callback, None)
-        return done
+        # What was aborted ends in a turn of the reactor, and leaves its line in the log.
+        return deferLater(self._reactor, LAST_TURNS_S)
 
     def _bind(self, listener: Listener) -> IListeningPort:
         listen = listener.offer.listen

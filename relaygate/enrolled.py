@@ -44,6 +44,7 @@ class EnrolledNode:
     ) -> None:
         self.name = name
         self.generation = 0
+        self._farewell = ""
         self._book = book
         self._settled = settled
         assert leg.tls is not None
@@ -111,17 +112,18 @@ class EnrolledNode:
 
     def farewell(self, uplink: Uplink, reason: str, superseded: bool) -> None:
         """See :class:`relaygate.uplink.IUplinkEnd`."""
-        self.log.info("node {node} says farewell: {reason!r}", node=self.name, reason=reason)
+        self._farewell = reason
 
     def uplink_lost(self, uplink: Uplink, reason: str) -> None:
         """See :class:`relaygate.uplink.IUplinkEnd`."""
         self._settled()
         if self.generation:
-            self.log.warn(
+            write = self.log.info if self._farewell else self.log.warn
+            write(
                 "uplink lost: node={node} generation={generation} reason={reason!r}",
                 node=self.name,
                 generation=self.generation,
-                reason=reason,
+                reason=self._farewell or reason,
             )
             self._book.forget(self)
         self._close_pools()
@@ -159,12 +161,8 @@ class EnrolledNode:
 
 
 def _offer(service: dict[str, Any]) -> Offer:
-    listen = HostPort.parse(
-        f"[{service['host']}]:{service['port']}"
-        if ":" in service["host"]
-        else f"{service['host']}:{service['port']}",
-        numeric=True,
-    )
+    host, port = service["host"], service["port"]
+    listen = HostPort.parse(str(HostPort(host, port)), numeric=True)
     return Offer(
         name=service["name"],
         protocol=service["protocol"],

@@ -18,7 +18,7 @@ class Refusal(Exception):
     """The session cannot be served."""
 
     code: ClassVar[int] = 255
-    cause: ClassVar[Cause] = Cause.BACKEND
+    cause: ClassVar[Cause] = Cause.FAULT
     # RFC 4253 section 4.2: lines before the identification string, which do not begin with "SSH-",
     # are there for wrappers like this one.
     ssh: ClassVar[bytes] = b"relaygate: no server available, try again later\r\n"
@@ -56,6 +56,7 @@ class NoBackend(Refusal):
     """No backend of the service accepted a connection; the internal node's log names them."""
 
     code = 3
+    cause = Cause.BACKEND
 
 
 class TooSlow(Refusal):

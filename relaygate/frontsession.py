@@ -52,6 +52,7 @@ class FrontSession:
         self._clock = desk.clock
         self._began = desk.clock.seconds()
         self._node = ""
+        self._over = False
 
     async def run(self) -> None:
         """Find a node and a backend for the client, and join them."""
@@ -61,15 +62,22 @@ class FrontSession:
         try:
             channel = await self._open()
         except Refusal as refusal:
-            self._refuse(refusal)
+            if not self._over:
+                self._refuse(refusal)
             return
-        if not self._leg.connected:
+        if self._over:
             channel.leg.abortConnection()
-            self._finish(Outcome(Cause.SHUTDOWN, Phase.OPEN, "ended while it was opened"))
             return
         self._desk.opened(self)
         log_open(self.log, **self._fields())
-        self.relay = Relay(self._leg, channel.leg, self._clock, self._desk.shelf, self._finish)
+        self.relay = Relay(
+            self._leg,
+            channel.leg,
+            self._clock,
+            self._desk.shelf,
+            self._finish,
+            beyond=Cause.INSIDE,
+        )
         self.relay.start(before_out=channel.rest)
 
     async def _open(self) -> PooledChannel:
@@ -130,9 +138,10 @@ class FrontSession:
         }
 
     def _refuse(self, refusal: Refusal) -> None:
+        self._over = True
         phase = Phase.OPEN if self._node else Phase.ADMIT
         outcome = Outcome(refusal.cause, phase, refusal.meaning)
-        throttle = self._desk.throttle
+        throttle = self._desk.refused
         if phase is Phase.OPEN:
             self._log_end(outcome)
         elif throttle.passes():
@@ -144,6 +153,7 @@ class FrontSession:
         part(self._leg, words, self._clock, lambda: self._desk.leave(self))
 
     def _finish(self, outcome: Outcome) -> None:
+        self._over = True
         self._log_end(outcome)
         self._desk.leave(self)
 
@@ -165,13 +175,16 @@ class FrontSession:
             self.relay.abort(cause, detail)
         else:
             self._leg.abortConnection()
+            if not self._over:
+                self._finish(Outcome(cause, Phase.OPEN, detail))
 
     def broken(self, failure: Failure) -> None:
         """:meth:`run` has failed in a way that nobody thought of: the session ends, the node
         lives.
         """
         self.log.failure("session {session} failed", failure, session=self.id)
-        self._refuse(Refusal())
+        if not self._over:
+            self._refuse(Refusal())
 
 
 class Reception(Factory):
@@ -191,13 +204,13 @@ class Reception(Factory):
         if desk.pending.has_room(address):
             return _Arriving(self)
         # So many wait already that saying no in words would be work done for a flood.
-        if desk.throttle.passes():
+        if desk.dropped.passes():
             self.log.warn(
                 "connection dropped: service={service} client={client}"
                 " reason='too many wait to be opened' not_logged={not_logged}",
                 service=self.listener.offer.name,
                 client=address,
-                not_logged=desk.throttle.take_suppressed(),
+                not_logged=desk.dropped.take_suppressed(),
             )
         return None
 

@@ -31,13 +31,15 @@ from relaygate.legs import Leg
 from relaygate.protocols.preamble import SessionStart, UplinkKeys
 from relaygate.supply import ChannelSupply, SuppliedChannel
 from relaygate.tls import PeerNotAllowed, key_exchange, peer_name, uplink_secrets
-from relaygate.uplink import IInternalEnd, Uplink, UplinkFailed
+from relaygate.uplink import IInternalEnd, Unanswered, Uplink, UplinkFailed
 
 CONNECT_LIMIT_S = 10.0
 # Seconds for the TLS handshake and the hello.
 HELLO_LIMIT_S = 10.0
 # Another process with this node's name has taken over; it may be a mistake, and it may end.
 SUPERSEDED_WAIT_S = 60.0
+# A failure that goes on is told again after this many seconds.
+NOTE_AGAIN_S = 600.0
 # Services that were refused are asked for again after this many seconds: ports become free.
 DECLARE_AGAIN_S = 30.0
 
@@ -71,7 +73,7 @@ class DialledUplink(Uplink):
         try:
             peer_name(tls, [self._gateway_name])
         except PeerNotAllowed as error:
-            self.end(f"the DMZ node is not {self._gateway_name!r}: {error}")
+            self.end(f"the DMZ node is not {self._gateway_name!r} (gateway.name): {error}")
             return
         self.secured.callback(self.leg)
 
@@ -123,6 +125,8 @@ class GatewayLink(MultiService):
         self._uplink: Uplink | None = None
         self._supply: ChannelSupply | None = None
         self._last_failure = ""
+        self._noted_at = 0.0
+        self._farewell = ""
         self._superseded = False
         self._again: IDelayedCall | None = None
         ClientService(
@@ -162,6 +166,9 @@ class GatewayLink(MultiService):
         except (UplinkFailed, TimeoutError) as error:
             silent = isinstance(error, TimeoutError)
             reason = f"no TLS handshake in {HELLO_LIMIT_S:g} s" if silent else str(error)
+            if isinstance(error, Unanswered) and "alert" not in reason:
+                # A node that is not wanted is told nothing, so this is the likely cause.
+                reason = "it closed the uplink unanswered: is this node in its uplink.nodes?"
             self._note_failure(reason)
             uplink.end(reason)
             return
@@ -232,9 +239,11 @@ class GatewayLink(MultiService):
         )
 
     def _note_failure(self, reason: str) -> None:
-        # A DMZ node that is down for an hour is one line, not hundreds.
-        if reason != self._last_failure:
+        # A DMZ node that is down for an hour is a few lines, not hundreds.
+        now = self.reactor.seconds()
+        if reason != self._last_failure or now - self._noted_at >= NOTE_AGAIN_S:
             self._last_failure = reason
+            self._noted_at = now
             self.log.warn(
                 "no uplink to {gateway} at {address}: {reason}",
                 gateway=self.gateway_name,
@@ -252,6 +261,7 @@ class GatewayLink(MultiService):
     def farewell(self, uplink: Uplink, reason: str, superseded: bool) -> None:
         """See :class:`relaygate.uplink.IUplinkEnd`."""
         self._superseded = superseded
+        self._farewell = reason
         self.log.info(
             "{gateway} says farewell: {reason!r}", gateway=self.gateway_name, reason=reason
         )
@@ -267,16 +277,19 @@ class GatewayLink(MultiService):
             self._supply = None
         if self._again is not None and self._again.active():
             self._again.cancel()
-        self.log.warn(
+        write = self.log.info if self._farewell else self.log.warn
+        write(
             "uplink lost: gateway={gateway} reason={reason!r}",
             gateway=self.gateway_name,
-            reason=reason,
+            reason=self._farewell or reason,
         )
+        self._farewell = ""
 
     def stopService(self) -> Any:
         """Say farewell, and end the uplink at once."""
         if self._uplink is not None:
-            self._uplink.leave("the internal node is shutting down")
+            self._farewell = "the internal node is shutting down"
+            self._uplink.leave(self._farewell)
         return super().stopService()
 
 

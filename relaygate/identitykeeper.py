@@ -76,6 +76,7 @@ class IdentityKeeper(Service):
             self.log.error("identity not changed: {reason}", reason=str(error))
             return
         if identity == self._identity:
+            self.log.info("identity read again: unchanged")
             return
         try:
             self._use(identity)

@@ -8,6 +8,7 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from relaygate import __version__
@@ -25,8 +26,9 @@ from relaygate.protocols.preamble import SessionStart
 from relaygate.supply import SuppliedChannel
 from relaygate.tls import client_context
 
-# Seconds for the uplinks to close.
+# Seconds for the uplinks to close, and for what was aborted to end.
 STOP_LIMIT_S = 5.0
+LAST_TURNS_S = 0.1
 
 
 class InternalNode(MultiService):
@@ -82,7 +84,9 @@ class InternalNode(MultiService):
             session.abort(Cause.SHUTDOWN, "the internal node is shutting down")
         self._shelf.close()
         # A DMZ node that does not read must not keep the program from ending.
-        return links.addTimeout(STOP_LIMIT_S, self._reactor, lambda _result, _seconds: None)
+        links.addTimeout(STOP_LIMIT_S, self._reactor, lambda _result, _seconds: None)
+        # What was aborted ends in a turn of the reactor, and leaves its line in the log.
+        return links.addCallback(lambda _: deferLater(self._reactor, LAST_TURNS_S))
 
     def _started(self, link: GatewayLink, channel: SuppliedChannel, start: SessionStart) -> None:
         session = BackSession(

@@ -180,9 +180,9 @@ class Lobby(Factory):
         """Log that a peer was turned away."""
         if self._throttle.passes():
             self.log.warn(
-                "turned away from the uplink port: client={client} reason={reason!r}"
+                "turned away from the uplink port: address={address} reason={reason!r}"
                 " not_logged={not_logged}",
-                client=address,
+                address=address,
                 reason=reason,
                 not_logged=self._throttle.take_suppressed(),
             )

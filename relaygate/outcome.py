@@ -7,15 +7,22 @@ from dataclasses import dataclass
 
 
 class Cause(enum.Enum):
-    """Who or what ended the session."""
+    """
+    Who or what ended the session, as this node saw it.
+
+    ``INSIDE`` is what the DMZ node sees of all that happens behind its data channel: the internal
+    node's line under the same session id has the cause itself.
+    """
 
     DONE = "done"
     CLIENT = "client"
+    INSIDE = "inside"
     BACKEND = "backend"
     POLICY = "policy"
     TIMEOUT = "timeout"
     UPLINK = "uplink"
     SHUTDOWN = "shutdown"
+    FAULT = "fault"
 
 
 class Phase(enum.Enum):

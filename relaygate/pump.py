@@ -30,7 +30,7 @@ from relaygate.pipes import Pipe, PipeShelf
 if TYPE_CHECKING:
     from relaygate.legs import Leg
 
-# How much one pump moves before the reactor serves the others: more gains nothing, and an exchange
+# After this much a pump lets the reactor serve the others: more gains nothing, and an exchange
 # of small messages beside a bulk flow waits for it (4 MiB under TLS: 50 to 90 ms a round trip).
 TURN_BYTES = 512 * 1024
 # A flow is a big one after this many bytes.

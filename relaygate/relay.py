@@ -62,7 +62,8 @@ class _End(Protocol):
 
 class Relay:
     """
-    Joins *outer*, the leg towards the client, and *inner*, the leg towards the backend.
+    Joins *outer*, the leg towards the client, and *inner*, the leg towards the backend; *beyond* is
+    what the log calls who is behind the inner one.
 
     *done* is called once, with the outcome, when both legs are gone.  *idle_timeout_s* is the
     service's limit in seconds for a relay in which nothing moves; None is none.
@@ -76,8 +77,10 @@ class Relay:
         shelf: PipeShelf,
         done: Callable[[Outcome], None],
         *,
+        beyond: Cause = Cause.BACKEND,
         idle_timeout_s: float | None = None,
     ) -> None:
+        self._beyond = beyond
         self._outer = outer
         self._inner = inner
         self._clock = clock
@@ -122,7 +125,7 @@ class Relay:
         """
         self._prefix_in = seen_in + len(before_in)
         self._prefix_out = seen_out + len(before_out)
-        for leg, name in ((self._outer, Cause.CLIENT), (self._inner, Cause.BACKEND)):
+        for leg, name in ((self._outer, Cause.CLIENT), (self._inner, self._beyond)):
             end = _End(self, name)
             leg.protocol = end
             end.makeConnection(leg)
@@ -184,7 +187,7 @@ class Relay:
     def sink_broken(self, sink: Leg) -> None:
         """See :class:`relaygate.pump.IPumpOwner`."""
         if self._outcome is None:
-            self._outcome = self._broken(Cause.CLIENT if sink is self._outer else Cause.BACKEND)
+            self._outcome = self._broken(Cause.CLIENT if sink is self._outer else self._beyond)
         self._abort_legs()
 
     def _broken(self, name: Cause) -> Outcome:

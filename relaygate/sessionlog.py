@@ -23,8 +23,10 @@ def log_end(log: Logger, outcome: Outcome, **fields: object) -> None:
     fields["outcome"] = f"{outcome.cause.value}/{outcome.phase.value}"
     if outcome.detail:
         fields["detail"] = outcome.detail
-    # How a client leaves is its own affair; the others are for an operator to look at.
-    quiet = outcome.cause in (Cause.DONE, Cause.CLIENT) and outcome.phase is Phase.RELAY
+    # How a client leaves is its own affair, and what happens inside is told there; the others are
+    # for an operator to look at.
+    usual = (Cause.DONE, Cause.CLIENT, Cause.INSIDE)
+    quiet = outcome.cause in usual and outcome.phase is Phase.RELAY
     write = log.info if quiet else log.warn
     write("{log_line}", log_line=_line("end", fields), **fields)
 

@@ -75,6 +75,7 @@ class SuppliedChannel(Protocol):
         self.age_limit: IDelayedCall | None = None
         self.opened = False
         self.old = False
+        self._reason = ""
 
     @property
     def leg(self) -> Leg:
@@ -95,7 +96,8 @@ class SuppliedChannel(Protocol):
         assert tls is not None
         try:
             peer_name(tls, [self._gateway_name])
-        except PeerNotAllowed:
+        except PeerNotAllowed as error:
+            self._reason = f"the DMZ node is not {self._gateway_name!r} (gateway.name): {error}"
             self.leg.abortConnection()
             return
         self._open()
@@ -133,7 +135,7 @@ class SuppliedChannel(Protocol):
         """See :class:`twisted.internet.interfaces.IProtocol`."""
         self._forget_age()
         if self._lost is not None:
-            self._lost(self, reason.getErrorMessage())
+            self._lost(self, self._reason or reason.getErrorMessage())
         if self._cancel is not None:
             self._cancel()
 
@@ -181,6 +183,7 @@ class ChannelSupply:
         self._demanded = {False: 0, True: 0}
         self._dialling: dict[bool, set[Deferred[None]]] = {False: set(), True: set()}
         self._pause: IDelayedCall | None = None
+        self._last_reason = ""
         self._closed = False
         # The TLS session that the next channel resumes, and the context that it belongs to.
         self._session: SSL.Session | None = None
@@ -260,6 +263,7 @@ class ChannelSupply:
 
     def _taken(self, tls: bool, channel: SuppliedChannel, message: SessionStart) -> None:
         self._backoff.stood(FullJitter.STABLE_S)
+        self._last_reason = ""
         self._channels[tls].discard(channel)
         if channel.leg.tls is not None:
             # Tickets come after the handshake, with the first byte that is read at the latest.
@@ -278,7 +282,10 @@ class ChannelSupply:
     def _failed(self, reason: str) -> None:
         if self._closed or self._pause is not None:
             return
-        self.log.debug(
+        # Once for each reason: it is tried again and again.
+        write = self.log.debug if reason == self._last_reason else self.log.warn
+        self._last_reason = reason
+        write(
             "a data channel to {gateway} failed: {reason}",
             gateway=str(self._gateway),
             reason=reason,

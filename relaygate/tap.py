@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 from twisted.application.service import IService, MultiService
 from twisted.logger import ILogObserver, Logger
@@ -95,7 +95,7 @@ def make_program(
     return program
 
 
-def _refuse_to_start(*lines: str) -> None:
+def _refuse_to_start(*lines: str) -> NoReturn:
     for line in lines:
         sys.stderr.write(line + "\n")
     raise SystemExit(2)
@@ -116,7 +116,6 @@ def _open_log(config: LogConfig, twistd: Any) -> FileObserver | None:
         return open_log(file, format=config.format, level=config.level)
     except OSError as error:
         _refuse_to_start(f"log.file: cannot open {str(file)!r}: {error.strerror}")
-        raise
 
 
 class Program(MultiService):
@@ -148,8 +147,22 @@ class Program(MultiService):
         )
         signal.signal(signal.SIGHUP, self._from_signal(self._keeper.reload))
         if self._observer is not None:
-            signal.signal(signal.SIGUSR1, self._from_signal(self._observer.reopen))
+            signal.signal(signal.SIGUSR1, self._from_signal(self._reopen))
         super().startService()
+
+    def stopService(self) -> Any:
+        """See :class:`twisted.application.service.IService`."""
+        self.log.info("stopping")
+        return super().stopService()
+
+    def _reopen(self) -> None:
+        assert self._observer is not None
+        try:
+            self._observer.reopen()
+        except OSError as error:
+            self.log.error("the log stays where it was: {reason}", reason=str(error))
+        else:
+            self.log.info("log reopened")
 
     def _from_signal(self, act: Callable[[], object]) -> Callable[[int, object], None]:
         def handler(_number: int, _frame: object) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from service_identity import CertificateError, VerificationError
@@ -127,7 +128,9 @@ def peer_name(connection: SSL.Connection, allowed: Iterable[str]) -> str:
         return name
     certificate = connection.get_peer_certificate(as_cryptography=True)
     assert certificate is not None
-    raise PeerNotAllowed(f"its certificate is for {certificate.subject.rfc4514_string()!r}")
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    shown = ", ".join(repr(str(name.value)) for name in names) or "nobody"
+    raise PeerNotAllowed(f"its certificate is for {shown}")
 
 
 def uplink_secrets(connection: SSL.Connection) -> tuple[bytes, bytes]:

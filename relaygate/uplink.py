@@ -42,6 +42,10 @@ class UplinkFailed(Exception):
     """A call over the uplink was not answered: it was refused, too slow, or the uplink is gone."""
 
 
+class Unanswered(UplinkFailed):
+    """The uplink was lost before the answer came."""
+
+
 class IUplinkEnd(Interface):
     """What both roles are told by their end of an uplink."""
 
@@ -78,7 +82,7 @@ class Uplink(amp.AMP):
     One end of an uplink.
 
     *role* provides :class:`IDMZEnd` or :class:`IInternalEnd`; commands that the role does not have
-    are answered as unknown ones.  *clock* gives the deadlines.
+    are refused as out of order.  *clock* gives the deadlines.
     """
 
     noisy = False
@@ -114,7 +118,7 @@ class Uplink(amp.AMP):
         except _REFUSED as error:
             raise UplinkFailed(f"{command.__name__} was refused: {error}") from None
         except Exception as error:  # noqa: BLE001 - a call fails with whatever ended the uplink
-            raise UplinkFailed(f"{command.__name__} got no answer: {error}") from None
+            raise Unanswered(f"{command.__name__} got no answer: {error}") from None
 
     def tell(self, command: type[amp.Command], **arguments: Any) -> None:
         """Call *command* and only log it if the other node refuses."""

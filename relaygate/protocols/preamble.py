@@ -6,8 +6,8 @@ into a session, and then its bytes belong to the session alone::
 
     internal node                                     DMZ node
       open   "RLGC" version uplink serial proof  ---->          (admitted: now idle, in the pool)
-             <----  start  session, service, client, patience   (a client has come)
-      reply  code, detail  ---->                                (backend reached, or not)
+             <----  start  session, service, client, reached, patience  (a client has come)
+      reply  code  ---->                                        (backend reached, or not)
       ======================  bytes of the session  ======================
 
 Both ends know one secret for each uplink: it is exported from the uplink's own TLS session
@@ -28,7 +28,6 @@ from dataclasses import dataclass
 
 MAGIC = b"RLGC\x01"
 UPLINK_ID_BYTES = 16
-SECRET_BYTES = 32
 TAG_BYTES = 16
 # A start's three numbers and its four texts, each as long as its length byte allows.
 MAX_PAYLOAD = 8 + 4 * 256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -95,6 +96,23 @@ class StreamTests(TestCase):
         """Send the answer and end."""
         peer.sendall(SECOND)
         peer.shutdown(socket.SHUT_WR)
+
+    async def test_stopped_node_tells(self) -> None:
+        """
+        A node that is stopped leaves an end line for each session that it resets.
+
+        The other node, which only sees its channel break, blames neither client nor backend.
+        """
+        for node, seen_by_dmz in ((self.gateway.node, "inside"), (self.gateway.dmz, "shutdown")):
+            await self.joined(CLEAR_PORT)
+            (session,) = re.findall(r"session (\w+) open", self.gateway.dmz.log())[-1:]
+            await node.stop()
+            await self.gateway.dmz.logged(rf"{session} end: .*outcome={seen_by_dmz}/relay")
+            own = "shutdown" if node is self.gateway.node else "client"
+            await self.gateway.node.logged(rf"{session} end: .*outcome={own}/relay")
+            if node is self.gateway.node:
+                node.start()
+                await self.gateway.up()
 
     async def test_end_before_the_last_byte_is_read(self) -> None:
         """A sender that closes at once loses no byte of what it has sent."""

@@ -83,7 +83,7 @@ class LinkTests(TestCase):
         with logged() as events:
             await link.stopService()
             await until(lambda: not self.ports[0].open, "the listener's end")
-        self.assertEqual(len(lines(events, "node node-a says farewell")), 1)
+        self.assertEqual(len(lines(events, "reason='the internal node is shutting down'")), 2)
         self.assertFalse(link.up)
 
     async def test_comes_back(self) -> None:

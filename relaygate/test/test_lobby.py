@@ -177,7 +177,7 @@ class TurnedAwayTests(LobbyCase):
         self.assert_turned_away(leg)
         self.assertEqual(self.host.uplinks, [])
         (line,) = lines(events, "turned away")
-        self.assertIn("client=192.0.2.7", line)
+        self.assertIn("address=192.0.2.7", line)
         self.assertIn("CN=stranger", line)
 
     def test_gone_by_itself(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import socket
@@ -277,6 +278,17 @@ class TwistdTests(TestCase):
         self.assertGreater(len(said), 2)
         self.assertTrue(all(str(file) in line for line in said), said)
         self.assertEqual(ended.output, b"")
+
+    async def test_port_in_use(self) -> None:
+        """An uplink port that is taken is exit status 2 and one line: no traceback."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            config = re.sub(r'(listen = "127.0.0.1:)\d+"', rf'\g<1>{port}"', dmz_config())
+            node = Node(self, self.authority, Role.DMZ, "dmz", config)
+            node.start()
+            self.assertEqual(await node.ended(20), 2)
+        self.assertIn(f"uplink.listen: cannot listen on 127.0.0.1:{port}: Address", node.log())
+        self.assertNotIn("Traceback", node.log())
 
     async def test_standard_output(self) -> None:
         """With -n the log is standard output; SIGTERM ends the program as twistd has it."""
