@@ -12,7 +12,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-__all__ = ["AddressError", "HostPort", "ListenRule", "canonical_name"]
+__all__ = ["AddressError", "HostPort", "ListenRule", "canonical_name", "service_name"]
 
 Literal = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -24,6 +24,8 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 # The system resolver reads "127.1" and "0x7f.1" as IPv4 addresses, so no name may end so.
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
+
+_SERVICE = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
@@ -129,6 +131,17 @@ def canonical_name(text: str) -> str:
     if _NUMERIC_LABEL.fullmatch(labels[-1]):
         raise AddressError("neither a whole IPv4 address nor a name, as it ends in a number")
     return name
+
+
+def service_name(text: str) -> str:
+    """Return the service's name *text* as it is.
+
+    :raises AddressError: if it is none: names stand in logs and between nodes, so they are short,
+        lower case and plain.
+    """
+    if not _SERVICE.fullmatch(text):
+        raise AddressError("a service's name is 1 to 63 of a-z, 0-9, _ and -")
+    return text
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -82,6 +82,7 @@ class BackSession:
         self._began = reactor.seconds()
         self._backend = "-"
         self._counted: Counted | None = None
+        self._inner: Leg | None = None
         self._ordered: Outcome | None = None
 
     def open(self, service: Service | None, refusal: Refusal | None = None) -> None:
@@ -113,6 +114,7 @@ class BackSession:
         except CancelledError:
             self._end(Outcome(Cause.CLIENT, Phase.OPEN, "the DMZ node gave up waiting"))
             return
+        self._inner = inner
         self._channel.when_lost(None)
         self._channel.reply(SessionReply(0))
         outer = self._channel.leg
@@ -217,4 +219,6 @@ class BackSession:
     def _broken(self, failure: Failure) -> None:
         self.log.failure("session {session} failed", failure, session=self.start.session)
         self._channel.leg.abortConnection()
+        if self._inner is not None:
+            self._inner.abortConnection()
         self._end(Outcome(Cause.FAULT, Phase.OPEN, "internal error"))

@@ -22,7 +22,8 @@ ALPN_CHANNEL = f"relaygate-channel/{MAJOR}".encode()
 
 # A box of a page this long stays below AMP's 65,535 bytes a value whatever the services are called.
 SERVICES_PER_PAGE = 100
-MAX_PAGES = 100
+# A node's configuration holds 1,024 services at most; the DMZ node opens them in one turn.
+MAX_PAGES = 11
 MAX_CHANNELS_PER_ASK = 1024
 
 
@@ -103,6 +104,8 @@ class Rows(amp.AmpList):
         """Raises :class:`BadArgument`."""
         try:
             rows: list[dict[str, Any]] = super().fromStringProto(inString, proto)
+            if sum(len(box.serialize()) for box in amp.parseString(inString)) != len(inString):
+                raise BadArgument("a list is cut short")
         except (KeyError, ValueError, EOFError, AttributeError, amp.AmpError) as error:
             # AttributeError: for too long a key AMP asks the helper that parses lists to close a
             # connection, which it has not.

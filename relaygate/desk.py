@@ -13,6 +13,9 @@ from relaygate.admission import Caps, Counted, Throttle
 from relaygate.outcome import Cause
 from relaygate.pipes import PipeShelf
 
+# How many may be told at once that they are refused; more are only dropped.
+MAX_PARTING = 256
+
 
 class ISession(Protocol):
     """What the desk needs of a session."""
@@ -52,6 +55,7 @@ class Desk:
         self._sessions = Counted(sessions)
         self._running: dict[str, ISession] = {}
         self._opening: set[str] = set()
+        self._parting: set[str] = set()
         self._placed: set[str] = set()
 
     def __len__(self) -> int:
@@ -85,10 +89,24 @@ class Desk:
             for counted in (self._sessions, session.counted):
                 counted.remove(session.address)
 
+    def may_part(self, session: ISession) -> bool:
+        """
+        *session* is refused; whether it may be told so, which takes a while.
+
+        Those who are told wait in a room of their own, so that they keep nobody from coming in.
+        """
+        self.give_up_place(session)
+        self.opened(session)
+        if len(self._parting) >= MAX_PARTING:
+            return False
+        self._parting.add(session.id)
+        return True
+
     def leave(self, session: ISession) -> None:
         """*session* is over and its client's connection gone."""
         self.opened(session)
         self.give_up_place(session)
+        self._parting.discard(session.id)
         del self._running[session.id]
 
     def abort_all(self, cause: Cause, detail: str) -> None:

@@ -112,7 +112,10 @@ async def dial(reactor: Any, address: HostPort, timeout_s: float) -> Leg:
         raise DialFailed(error_words(error)) from None
     finally:
         connecting.cancel()
-    return cast(_Waiting, protocol).leg
+    leg = cast(_Waiting, protocol).leg
+    # A process that is killed from here on must not look like one that had nothing to say.
+    leg.abort_by_default()
+    return leg
 
 
 def error_words(error: BaseException | None) -> str:

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from relaygate import commands
-from relaygate.addresses import AddressError, HostPort
+from relaygate.addresses import AddressError, HostPort, service_name
 from relaygate.legs import Leg
 from relaygate.listeners import Listeners, Offer
 from relaygate.lobby import IHost
@@ -164,7 +164,7 @@ def _offer(service: dict[str, Any]) -> Offer:
     host, port = service["host"], service["port"]
     listen = HostPort.parse(str(HostPort(host, port)), numeric=True)
     return Offer(
-        name=service["name"],
+        name=service_name(service["name"]),
         protocol=service["protocol"],
         listen=listen,
         tls_channel=service["tls_channel"],

@@ -84,14 +84,20 @@ class FrontSession:
         refusal: Refusal = NoNode()
         end = self._began + OPEN_LIMIT_S
         candidates = self._listener.candidates()
-        for tried, node in enumerate(candidates):
+        tried: list[INode] = []
+        while candidates:
             # What is left is shared out, so that one node that hangs leaves time for the next.
-            patience = max(0.0, end - self._clock.seconds()) / (len(candidates) - tried)
+            patience = max(0.0, end - self._clock.seconds()) / len(candidates)
+            node = candidates.pop(0)
+            tried.append(node)
             self._node = node.name
             try:
                 return await self._open_on(node, self._clock.seconds() + patience)
             except Refusal as error:
                 refusal = error
+            # A node may have come meanwhile: a newer uplink, in the place of the one just tried.
+            known = (*tried, *candidates)
+            candidates += [node for node in self._listener.nodes if node not in known]
         raise refusal
 
     async def _open_on(self, node: INode, end: float) -> PooledChannel:
@@ -148,9 +154,13 @@ class FrontSession:
             # A flood over a cap is one line now and then, which says how many it stands for.
             missed = throttle.take_suppressed()
             self._log_end(outcome, **({"not_logged": missed} if missed else {}))
-        self._desk.give_up_place(self)
         words = refusal.words(self.offer.protocol)
-        part(self._leg, words, self._clock, lambda: self._desk.leave(self))
+        if words and self._desk.may_part(self):
+            part(self._leg, words, self._clock, lambda: self._desk.leave(self))
+        else:
+            # Without words an orderly end would be an empty file that is complete.
+            self._leg.abortConnection()
+            self._desk.leave(self)
 
     def _finish(self, outcome: Outcome) -> None:
         self._over = True
@@ -224,5 +234,6 @@ class _Arriving(Protocol):
     def connectionMade(self) -> None:
         """See :class:`twisted.internet.interfaces.IProtocol`."""
         leg = cast(Leg, self.transport)
+        leg.abort_by_default()
         session = FrontSession(leg, self._reception.listener, self._reception.desk)
         Deferred.fromCoroutine(session.run()).addErrback(session.broken)

@@ -259,9 +259,12 @@ class Leg(_Base):
         if data and self._may_send:
             try:
                 data = data[self.send_some(data) :]
-            except OSError:
-                # It takes none, or the connection is broken: the reactor will find out which.
+            except BlockingIOError:
                 pass
+            except OSError:
+                # The kernel tells of a reset once, and just has: the next read would say "end".
+                self.abortConnection()
+                return
         if data:
             super().write(data)
 

@@ -102,10 +102,13 @@ class Listeners:
         """Make *offers* all that *node* offers; the answer has the reason for each name refused."""
         refused: dict[str, str] = {}
         wanted: dict[HostPort, Offer] = {}
+        names: set[str] = set()
         for offer in offers:
-            reason = self._forbidden(offer, wanted)
+            twice = "two services have this name" if offer.name in names else None
+            reason = twice or self._forbidden(offer, wanted)
             if reason is None:
                 wanted[offer.listen] = offer
+                names.add(offer.name)
             else:
                 refused[offer.name] = reason
         # What is given up goes first: its address may be wanted again under another offer.
@@ -132,8 +135,6 @@ class Listeners:
             return f"the DMZ's policy.listen does not permit {offer.listen}"
         if offer.listen in wanted:
             return f"{offer.listen} is asked for twice, by {wanted[offer.listen].name!r} as well"
-        if any(other.name == offer.name for other in wanted.values()):
-            return "two services have this name"
         return None
 
     def _join(self, node: INode, offer: Offer) -> str | None:

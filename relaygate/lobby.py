@@ -4,8 +4,8 @@ The DMZ node's one port for internal nodes: who knocks here is unknown until pro
 The first byte tells a TLS handshake (uplinks, TLS data channels) from a clear data channel; the
 name in the certificate and the ALPN protocol, or the proof in the first message, tell the rest.
 Nothing is said to a peer before that.  Peers in the lobby are few and have little time: when it is
-full the one that has been here longest goes, since a real node needs milliseconds, so that nobody
-who keeps quiet can keep a node out (lesson 5).
+full the one that has been here longest goes, since a real node needs milliseconds, so that a few
+who keep quiet cannot keep a node out (lesson 5).
 """
 
 from __future__ import annotations
@@ -88,8 +88,11 @@ class _Visitor(Protocol):
         except PeerNotAllowed as error:
             self.turn_away(f"{error}, which is not in uplink.nodes")
             return
-        if tls.get_alpn_proto_negotiated() == ALPN_UPLINK:
+        protocol = tls.get_alpn_proto_negotiated()
+        if protocol == ALPN_UPLINK:
             self._lobby.host.make_uplink(self._name, self.leg, self.leave)
+        elif protocol != ALPN_CHANNEL:
+            self.turn_away("it names no protocol of ours (ALPN)")
 
     def dataReceived(self, data: bytes) -> None:
         """See :class:`twisted.internet.interfaces.IProtocol`."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -197,7 +198,7 @@ class _Descriptor:
             self._fd = _open_append(path)
         elif sys.__stdout__ is not None:
             # Not sys.stdout: twistd turns that into log events.
-            self._fd = sys.__stdout__.fileno()
+            self._fd = _not_waiting(sys.__stdout__.fileno())
         else:
             raise OSError("there is no standard output to log to")
 
@@ -235,8 +236,22 @@ class _Descriptor:
             os.close(fd)
 
 
+def _not_waiting(fd: int) -> int:
+    """A descriptor for the pipe *fd* that never waits for its reader; *fd* itself if it is no pipe.
+
+    It is opened anew, since the other programs that write to this pipe share the old one's flags.
+    """
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return fd
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return fd
+
+
 def _open_append(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+    # Not to wait is for a FIFO, whose reader may be slow or missing; a file does not care.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
         fd = os.open(path, flags | os.O_EXCL, FILE_MODE)
     except FileExistsError:

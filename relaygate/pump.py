@@ -135,56 +135,6 @@ class Pump:
         raise NotImplementedError
 
 
-class SplicePump(Pump):
-    """Carries loads in a kernel pipe: both legs are clear, and the kernel has ``splice(2)``."""
-
-    def __init__(self, source: Leg, sink: Leg, owner: IPumpOwner, shelf: PipeShelf) -> None:
-        super().__init__(source, sink, owner)
-        self._shelf = shelf
-        self._pipe: Pipe | None = None
-        self._loaded = 0
-
-    def load(self) -> int:
-        """See :class:`Pump`."""
-        if self._pipe is None:
-            self._pipe = self._shelf.lend(big=self.moved > SUSTAINED_BYTES)
-        try:
-            self._loaded = _splice(self.source.fileno(), self._pipe.writer, self._pipe.capacity)
-        finally:
-            if not self._loaded:
-                self._give_back()
-        return self._loaded
-
-    def unload(self) -> bool:
-        """See :class:`Pump`."""
-        while self._loaded:
-            assert self._pipe is not None
-            try:
-                count = _splice(self._pipe.reader, self.sink.fileno(), self._loaded)
-            except BlockingIOError:
-                return False
-            self._loaded -= count
-            self.moved += count
-        self._give_back()
-        return True
-
-    def drop(self) -> None:
-        """See :class:`Pump`."""
-        self._give_back()
-
-    def _give_back(self) -> None:
-        if self._pipe is not None:
-            self._shelf.take_back(self._pipe, empty=not self._loaded)
-            self._pipe = None
-            self._loaded = 0
-
-
-def _splice(source: int, sink: int, count: int) -> int:
-    assert _SPLICE is not None
-    moved: int = _SPLICE(source, sink, count, flags=_FLAGS)
-    return moved
-
-
 class CopyPump(Pump):
     """Carries loads through user space: for TLS, and where there is no ``splice(2)``."""
 
@@ -218,6 +168,65 @@ class CopyPump(Pump):
     def drop(self) -> None:
         """See :class:`Pump`."""
         self._load = self._buffer[:0]
+
+
+class SplicePump(CopyPump):
+    """
+    Carries loads in a kernel pipe: both legs are clear, and the kernel has ``splice(2)``.
+
+    Where no pipe is to be had, because the process has no descriptors left, a load is copied.
+    """
+
+    def __init__(self, source: Leg, sink: Leg, owner: IPumpOwner, shelf: PipeShelf) -> None:
+        super().__init__(source, sink, owner)
+        self._shelf = shelf
+        self._pipe: Pipe | None = None
+        self._loaded = 0
+
+    def load(self) -> int:
+        """See :class:`Pump`."""
+        if self._pipe is None:
+            try:
+                self._pipe = self._shelf.lend(big=self.moved > SUSTAINED_BYTES)
+            except OSError:
+                return super().load()
+        try:
+            self._loaded = _splice(self.source.fileno(), self._pipe.writer, self._pipe.capacity)
+        finally:
+            if not self._loaded:
+                self._give_back()
+        return self._loaded
+
+    def unload(self) -> bool:
+        """See :class:`Pump`."""
+        if self._pipe is None:
+            return super().unload()
+        while self._loaded:
+            try:
+                count = _splice(self._pipe.reader, self.sink.fileno(), self._loaded)
+            except BlockingIOError:
+                return False
+            self._loaded -= count
+            self.moved += count
+        self._give_back()
+        return True
+
+    def drop(self) -> None:
+        """See :class:`Pump`."""
+        super().drop()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._pipe is not None:
+            self._shelf.take_back(self._pipe, empty=not self._loaded)
+            self._pipe = None
+            self._loaded = 0
+
+
+def _splice(source: int, sink: int, count: int) -> int:
+    assert _SPLICE is not None
+    moved: int = _SPLICE(source, sink, count, flags=_FLAGS)
+    return moved
 
 
 def make_pump(source: Leg, sink: Leg, owner: IPumpOwner, shelf: PipeShelf) -> Pump:

@@ -15,6 +15,7 @@ that a DMZ node that refuses channels is not hammered (lesson 8); the dials unde
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -41,9 +42,12 @@ from relaygate.protocols.preamble import (
 from relaygate.tls import PeerNotAllowed, peer_name
 
 DIAL_LIMIT_S = 10.0
-MAX_DIALS = 64
+# For each kind; both together stay below what the lobby has room for from one address.
+MAX_DIALS = 24
 # However many a DMZ node asks for, no more than this wait idle or to be dialled.
 MAX_DEMANDED = 2048
+# As the DMZ node makes them; anything else could pass for a line of the log.
+SESSION_ID = re.compile("[0-9a-f]{16}")
 # An idle channel is replaced after this long, drawn anew for each: firewalls forget quiet ones.
 MIN_AGE_S = 300.0
 MAX_AGE_S = 600.0
@@ -109,9 +113,13 @@ class SuppliedChannel(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """See :class:`twisted.internet.interfaces.IProtocol`."""
         try:
+            if self._lost is None:
+                raise PreambleError("bytes came before the reply")
             for message in self._reader.receive(data):
                 if self._reader.rest:
                     raise PreambleError("bytes came before they were asked for")
+                if not SESSION_ID.fullmatch(cast(SessionStart, message).session):
+                    raise PreambleError("a session's id is not one")
                 self._forget_age()
                 self._lost = None
                 self._started(self, cast(SessionStart, message))

@@ -89,7 +89,12 @@ def make_program(
         (files.certificate, files.key, files.ca),
         reactor,
     )
-    program = Program(reactor, keeper, _open_log(config.log, options.parent))
+    program = Program(
+        reactor,
+        keeper,
+        _open_log(config.log, options.parent),
+        max_sessions=getattr(config, "max_sessions", 0),
+    )
     keeper.setServiceParent(program)
     IService(node).setServiceParent(program)
     return program
@@ -119,12 +124,24 @@ def _open_log(config: LogConfig, twistd: Any) -> FileObserver | None:
 
 
 class Program(MultiService):
-    """The whole program: the node, the keeper of its identity, its log, and its signals."""
+    """
+    The whole program: the node, the keeper of its identity, its log, and its signals.
+
+    *max_sessions* is how many sessions the configuration allows, if it says so.
+    """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, keeper: IdentityKeeper, observer: FileObserver | None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        keeper: IdentityKeeper,
+        observer: FileObserver | None,
+        *,
+        max_sessions: int = 0,
+    ) -> None:
         super().__init__()
+        self._max_sessions = max_sessions
         self._reactor = reactor
         self._keeper = keeper
         self._observer = observer
@@ -140,10 +157,12 @@ class Program(MultiService):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        self.log.info(
+        room = max(0, (hard - SPARE_DESCRIPTORS) // 2)
+        write = self.log.info if room >= self._max_sessions else self.log.warn
+        write(
             "descriptors: {limit}, enough for about {sessions} sessions",
             limit=hard,
-            sessions=max(0, (hard - SPARE_DESCRIPTORS) // 2),
+            sessions=room,
         )
         signal.signal(signal.SIGHUP, self._from_signal(self._keeper.reload))
         if self._observer is not None:

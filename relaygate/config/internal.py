@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from relaygate.addresses import HostPort
+from relaygate.addresses import HostPort, service_name
 from relaygate.config.schema import Key, ListOf, Reader, Table, Tables, Value
 from relaygate.config.shared import (
     IDENTITY,
@@ -28,8 +27,6 @@ from relaygate.config.shared import (
 __all__ = ["INTERNAL_FILE", "GatewayConfig", "InternalConfig", "ServiceConfig", "build_internal"]
 
 _MONTH_S = 30 * 24 * 3600
-
-_SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -81,16 +78,9 @@ class InternalConfig:
     log: LogConfig = field(default_factory=LogConfig)
 
 
-def _service_name(value: object) -> str:
-    name = text_of(value)
-    if not _SERVICE_NAME.fullmatch(name):
-        raise ValueError
-    return name
-
-
 _NAME = Value(
     "a service name (1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit)",
-    _service_name,
+    lambda value: service_name(text_of(value)),
 )
 
 _GATEWAY = Table(

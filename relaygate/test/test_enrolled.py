@@ -155,7 +155,7 @@ class UplinkTests(BookCase):
         """A page that is not due is refused and changes nothing; the wish may begin again."""
         inside = self.enrol()
         self.declare(inside, service())
-        for pages in ((1,), (0, 2), (0, 1, 1), (0, 99)):
+        for pages in ((1,), (0, 2), (0, 1, 1), (0, 10)):
             for page in pages[:-1]:
                 self.successResultOf(
                     inside.ask(commands.Declare, page=page, last=False, services=[])
@@ -172,7 +172,15 @@ class UplinkTests(BookCase):
         inside = self.enrol()
         longest = "\N{OLD ITALIC LETTER A}" * 63
         rows = [service(f"{number:03}" + longest[3:], 22) for number in range(100)]
-        self.assertEqual(len(self.declare(inside, *rows)), 99)
+        self.assertEqual(len(self.declare(inside, *rows)), 100)
+
+    def test_names_that_are_none(self) -> None:
+        """A name that could pass for something else in a log is refused, and opens nothing."""
+        inside = self.enrol()
+        for name in ("", "a b", "h ok protocol=ssh node=node-b", "UP", "a.b", "\u00e9"):
+            ((refused),) = self.declare(inside, service(name))
+            self.assertIn("a service's name", refused["reason"])
+        self.assertEqual(len(self.ports), 0)
 
     def test_lost(self) -> None:
         """With a node's only uplink its listeners close, and its channels go (Lesson 23)."""

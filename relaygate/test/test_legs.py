@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 
 from relaygate.legport import BACKLOG
@@ -46,6 +48,24 @@ class SocketTests(LegCase):
             self.assertEqual(option(tcp, socket.TCP_KEEPIDLE), KEEP_IDLE_S)
             self.assertEqual(option(tcp, socket.TCP_KEEPINTVL), KEEP_INTERVAL_S)
             self.assertEqual(option(tcp, socket.TCP_KEEPCNT), KEEP_COUNT)
+
+    async def test_reset_that_a_write_meets(self) -> None:
+        """A reset that is found by writing is an abort: it never looks like an end (28, 78)."""
+        for _ in range(10):
+            leg, peer = await accepted()
+            self.addCleanup(peer.close)
+            recorder = Recorder()
+            leg.protocol = recorder
+            recorder.makeConnection(leg)
+            leg.stopReading()
+            peer.send(b"x" * 1000)
+            peer.reset()
+            look = select.poll()
+            look.register(leg.socket, 0)
+            await until(partial(look.poll, 0), "the reset")
+            leg.write(b"y")
+            leg.startReading()
+            self.assertIsInstance(await recorder.gone(), ConnectionAborted)
 
     async def test_no_linger_until_asked(self) -> None:
         """Only a leg that was told to aborts by default, and an orderly close takes it back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -34,7 +35,7 @@ from relaygate.tls import PeerNotAllowed
 
 KEYS = UplinkKeys(b"i" * 16, b"s" * 32)
 GATEWAY = HostPort("192.0.2.1", 9999)
-START = SessionStart("id", "sftp", ("192.0.2.9", 40_000), ("192.0.2.1", 22), 20_000)
+START = SessionStart("0123456789abcdef", "sftp", ("192.0.2.9", 40_000), ("192.0.2.1", 22), 20_000)
 CONTEXT: Any = object()
 
 
@@ -92,10 +93,10 @@ class SupplyCase(SynchronousTestCase):
         (message,) = OpenReader().receive(leg.take())
         return message
 
-    def start(self, leg: MemoryLeg, rest: bytes = b"") -> bytes:
+    def start(self, leg: MemoryLeg, rest: bytes = b"", message: SessionStart = START) -> bytes:
         """Start a session on *leg*; return the channel's key."""
         key = KEYS.channel_key(self.opening(leg).serial)
-        leg.protocol.dataReceived(seal(START, key) + rest)
+        leg.protocol.dataReceived(seal(message, key) + rest)
         return key
 
 
@@ -283,6 +284,28 @@ class LossTests(SupplyCase):
         self.start(leg, b"SSH-2.0-early")
         self.assertTrue(leg.aborted)
         self.assertEqual(self.started, [])
+
+    def test_second_start(self) -> None:
+        """A DMZ node that says more before the reply loses the channel; one session was begun."""
+        for more in (None, b"S", b"x"):
+            self.dials = []
+            self.make(1).keep([False])
+            (leg,) = self.connect()
+            key = self.start(leg)
+            leg.protocol.dataReceived(more or seal(START, key))
+            self.assertTrue(leg.aborted)
+            self.assertEqual(len(self.started), 1)
+            self.started.clear()
+
+    def test_start_with_a_forged_id(self) -> None:
+        """A session's id that could pass for other fields of a log line starts nothing."""
+        for forged in ("", "5f21", "0123456789ABCDEF", "a" * 15 + "\n"):
+            self.dials = []
+            self.make(1).keep([False])
+            (leg,) = self.connect()
+            self.start(leg, message=replace(START, session=forged))
+            self.assertTrue(leg.aborted)
+            self.assertEqual(self.started, [])
 
     def test_lost_while_opening(self) -> None:
         """A session whose channel is lost while a backend is dialled is told so, once."""
