@@ -1,6 +1,7 @@
 # make test      set everything up and run the whole suite      TESTS=relaygate.test.test_x  TRIALFLAGS=-j2
 # make check     linters, types, news fragments
 # make demo      the gateway at work, on this machine alone      ARGS=--keep for a try by hand
+# make bench     beside other relays, a run of 25 minutes    ARGS=--quick for a look; see bench/README.md
 # make coverage  the suite, with a report of what it did not reach
 # make news      build NEWS from the fragments (VERSION: see relaygate/__init__.py)
 # make wheel     build the source archive and the wheel into dist/
@@ -16,19 +17,22 @@ BIN = .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--config-settings editable_mode=compat
 
-.PHONY: test check demo coverage news wheel clean
+.PHONY: test check demo bench coverage news wheel clean
 .DELETE_ON_ERROR:
 
 test: .venv/test.stamp
 	$(BIN)/trial $(TRIALFLAGS) $(TESTS)
 
 check: .venv/dev.stamp
-	$(BIN)/ruff check relaygate twisted
-	$(BIN)/mypy relaygate
+	$(BIN)/ruff check relaygate twisted bench
+	$(BIN)/mypy relaygate bench
 	$(BIN)/towncrier build --draft --version unreleased >/dev/null
 
 demo: .venv/test.stamp
 	$(BIN)/python -m relaygate.demo $(ARGS)
+
+bench: .venv/bench.stamp
+	$(BIN)/python -m bench $(ARGS)
 
 coverage: .venv/test.stamp
 	$(BIN)/coverage erase
@@ -45,7 +49,7 @@ wheel: .venv/dev.stamp
 clean:
 	rm -rf .venv build dist htmlcov *.egg-info _trial_temp* .coverage* .hypothesis .mypy_cache .ruff_cache
 	rm -f twisted/plugins/dropin.cache
-	find relaygate twisted -name __pycache__ -type d -prune -exec rm -rf {} +
+	find relaygate twisted bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -59,4 +63,8 @@ clean:
 
 .venv/dev.stamp: .venv/test.stamp
 	$(INSTALL) --editable '.[test,dev]'
+	touch $@
+
+.venv/bench.stamp: .venv/test.stamp
+	$(INSTALL) --editable '.[bench]'
 	touch $@
