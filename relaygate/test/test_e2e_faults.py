@@ -254,7 +254,11 @@ class BackendTests(TestCase):
     timeout = 600
 
     async def test_backend_refuses(self) -> None:
-        """The client is told in its protocol's words, at once, and the next one when it is up."""
+        """
+        The client is told in its protocol's words, at once, and the next one is served.
+
+        Where there are no words it is a reset: an end would be an empty file that is complete.
+        """
         dead = f"{PRIVATE}:{DEAD_PORT}"
         services = [
             service("over-ssh", "ssh", SSH_PORT, dead),
@@ -263,7 +267,7 @@ class BackendTests(TestCase):
         ]
         gateway = Gateway(self, services)
         await gateway.start()
-        words = {SSH_PORT: NoBackend.ssh, 8443: NoBackend.tls, TCP_PORT: b""}
+        words = {SSH_PORT: NoBackend.ssh, 8443: NoBackend.tls}
         self.assertIn(b"relaygate: no server available", words[SSH_PORT])
         for _ in range(REPEATS):
             for port, expected in words.items():
@@ -272,6 +276,11 @@ class BackendTests(TestCase):
                 client.sendall(b"SSH-2.0-early\r\n")
                 self.assertEqual(await in_thread(read_to_end, client), expected)
                 client.close()
+            client = gateway.client(TCP_PORT)
+            client.settimeout(AT_ONCE_S)
+            with self.assertRaises(ConnectionResetError):
+                await in_thread(read_to_end, client)
+            client.close()
         gateway.backend(echo, DEAD_PORT)
         self.assertTrue(await in_thread(says, gateway.client(), b"hello"))
 

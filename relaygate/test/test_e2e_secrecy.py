@@ -128,10 +128,13 @@ class SecrecyTests(TestCase):
         await self.transfer()
         await self.sshd.stop()
         for _ in range(5):
-            for port, words in ((SSH_PORT, NoBackend.ssh), (TCP_PORT, NoBackend.tcp)):
-                client = self.gateway.client(port)
-                self.assertEqual(await in_thread(read_to_end, client), words)
-                client.close()
+            client = self.gateway.client(SSH_PORT)
+            self.assertEqual(await in_thread(read_to_end, client), NoBackend.ssh)
+            client.close()
+            client = self.gateway.client(TCP_PORT)
+            with self.assertRaises(ConnectionResetError):
+                await in_thread(read_to_end, client)
+            client.close()
         await self.gateway.dmz.logged("outcome=backend/open")
         self.assertIn(f"backend={BACKEND_NAME}:{BACKEND_PORT}", self.gateway.node.log())
         self.assertEqual(self.found_in(self.gateway.dmz), set())
