@@ -1,0 +1,1 @@
+"""The benchmark: relaygate beside other relays, in one run on one machine."""

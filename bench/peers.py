@@ -1,0 +1,167 @@
+"""What a peer is, and the first of them: no relay at all, and relaygate."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import relaygate
+from bench.processes import HOST, BenchError, Group, echoes, free_ports
+from relaygate import pki
+from relaygate.identity import Role
+
+READY_LIMIT_S: Final = 20.0
+# Far above what is held, so that no cap of a peer's own is what is measured.
+MAX_SESSIONS: Final = 20_000
+# Idle connections that those keep which have a pool.
+POOL: Final = 32
+
+_DAYS: Final = 30
+_TWISTD: Final = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
+
+Start = Callable[[Group, int], int]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """
+    A relay to be measured.
+
+    *start* begins its processes in a group, in front of the backend's port, and returns the port
+    for clients; *version* says which one it is.  Both raise :class:`BenchError` when it is not
+    installed.  *note* says how it is set up.
+    """
+
+    name: str
+    title: str
+    start: Start
+    version: Callable[[], str]
+    note: str
+    encrypted: bool = False
+    # A pool takes a moment to fill.
+    settle_s: float = 0.2
+
+    def up(self, folder: Path, backend: int) -> Running:
+        """Start it and wait until a byte has gone there and back through it."""
+        group = Group(folder)
+        try:
+            port = self.start(group, backend)
+            group.wait(lambda: echoes(port), READY_LIMIT_S, "no byte came through")
+        except BaseException:
+            group.stop()
+            raise
+        return Running(group, port)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A peer that is up: its processes, and the port for clients."""
+
+    group: Group
+    port: int
+
+
+def found(program: str, *folders: Path) -> str:
+    """The path of *program*, looked for in *folders* first; raises :class:`BenchError`."""
+    places = [str(folder) for folder in folders]
+    for path in (":".join(places), None, "/usr/sbin:/sbin"):
+        if path != "" and (place := shutil.which(program, path=path)):
+            return place
+    raise BenchError(f"{program} is not installed")
+
+
+def first_line(argv: Sequence[str], beginning: str = "") -> str:
+    """The first line with that *beginning* that a program says, on either output."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    for line in (done.stdout + done.stderr).splitlines():
+        if line.startswith(beginning) and line.strip():
+            return line.strip()
+    return "unknown"
+
+
+def listening(group: Group, port: int) -> None:
+    """Wait until somebody listens on *port* of the loopback address."""
+    # Local address, remote address and state (LISTEN), as proc(5) has them.
+    needle = f":{port:04X} 00000000:0000 0A"
+    group.wait(lambda: needle in Path("/proc/net/tcp").read_text(), READY_LIMIT_S, "nobody listens")
+
+
+def _no_relay(_group: Group, backend: int) -> int:
+    return backend
+
+
+def _start_relaygate(group: Group, backend: int, channel: str) -> int:
+    uplink, port = free_ports(2)
+    now = datetime.now(UTC)
+    ca = pki.make_ca("relaygate bench", now, _DAYS)
+    for name, role in (("dmz", Role.DMZ), ("node-a", Role.INTERNAL)):
+        (group.folder / name).mkdir()
+        pki.create_node(ca, name, role, now, _DAYS, group.folder / name)
+    texts = {
+        "dmz": f"""
+[uplink]
+listen = "{HOST}:{uplink}"
+nodes = ["node-a"]
+
+[policy]
+listen = ["{HOST}:{port}"]
+max_sessions = {MAX_SESSIONS}
+max_sessions_per_address = {MAX_SESSIONS}
+""",
+        "node-a": f"""
+[[gateway]]
+address = "{HOST}:{uplink}"
+name = "dmz"
+pool = {POOL}
+
+[[service]]
+name = "bench"
+protocol = "tcp"
+channel = "{channel}"
+listen = "{HOST}:{port}"
+backends = ["{HOST}:{backend}"]
+""",
+    }
+    path = {"PYTHONPATH": str(Path(relaygate.__file__).parents[1])}
+    for name, program in (("dmz", "relaygate-dmz"), ("node-a", "relaygate-internal")):
+        identity = f'[identity]\ncertificate = "{name}.pem"\nkey = "{name}.key"\nca = "ca.pem"\n'
+        config = group.folder / name / f"{name}.toml"
+        config.write_text(identity + texts[name])
+        argv = [*_TWISTD, "-n", "--pidfile=", program, "--config", str(config)]
+        group.start(name, argv, path)
+        if name == "dmz":
+            # An internal node that dials too early waits before it dials again.
+            listening(group, uplink)
+    return port
+
+
+def _relaygate_version() -> str:
+    return f"relaygate {relaygate.__version__}"
+
+
+PEERS: Final = (
+    Peer("direct", "no relay", _no_relay, lambda: "the kernel's loopback", "client to server"),
+    Peer(
+        "relaygate",
+        "relaygate, clear channels",
+        lambda group, backend: _start_relaygate(group, backend, "never"),
+        _relaygate_version,
+        f"protocol tcp, channel never, pool {POOL}; logs each session, as it always does",
+        settle_s=0.5,
+    ),
+    Peer(
+        "relaygate-tls",
+        "relaygate, TLS channels",
+        lambda group, backend: _start_relaygate(group, backend, "always"),
+        _relaygate_version,
+        f"protocol tcp, channel always (TLS 1.3 between the nodes), pool {POOL}",
+        encrypted=True,
+        settle_s=0.5,
+    ),
+)

@@ -1,0 +1,195 @@
+"""The report of a run: tables in markdown, everything in JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from bench import plots
+from bench.loads import Figures
+from bench.measures import AT_ONCE
+from bench.peers import Peer
+from bench.results import Results
+from bench.targets import verdicts
+
+# Heading, figure, what it is divided by, decimals.
+_Column = tuple[str, str, float, int]
+
+_THROUGHPUT: Final[tuple[_Column, ...]] = tuple(
+    (f"{streams} {way}", f"streams_{streams}_{way}_gb_s", 1, 2)
+    for streams in (1, 8)
+    for way in ("up", "down")
+)
+_CPU: Final[tuple[_Column, ...]] = tuple(
+    (heading, figure.replace("_gb_s", "_cpu_s_per_gb"), 1, 2)
+    for heading, figure, _, _ in _THROUGHPUT
+)
+_SESSIONS: Final[tuple[_Column, ...]] = (
+    *((f"{at_once} at once", f"sessions_{at_once}_per_s", 1, 0) for at_once in AT_ONCE),
+    ("CPU us a session", "sessions_8_cpu_us", 1, 0),
+)
+_SETUP: Final[tuple[_Column, ...]] = (
+    *(
+        (f"{at_once} at once {each}", f"sessions_{at_once}_{each}_us", 1e3, 2)
+        for at_once in AT_ONCE
+        for each in ("p50", "p99")
+    ),
+    ("half load p50", "paced_p50_us", 1e3, 2),
+    ("half load p99", "paced_p99_us", 1e3, 2),
+)
+_REPLY: Final[tuple[_Column, ...]] = (
+    ("p50", "reply_p50_us", 1, 0),
+    ("p99", "reply_p99_us", 1, 0),
+)
+
+
+def one_line(figures: Figures) -> str:
+    """The figures that say most, for whoever watches."""
+    wanted = {
+        "streams_1_down_gb_s": "1 stream {:.2f} GB/s",
+        "streams_8_down_gb_s": "8 streams {:.2f} GB/s",
+        "sessions_8_per_s": "{:.0f} sessions/s",
+        "reply_p50_us": "reply {:.0f} us",
+    }
+    return ", ".join(text.format(figures[name]) for name, text in wanted.items() if name in figures)
+
+
+def write(results: Results, folder: Path, name: str) -> list[Path]:
+    """Write the run as NAME.md, NAME.json and plots below *folder*; the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = plots.draw(results, folder, name)
+    table, data = folder / f"{name}.md", folder / f"{name}.json"
+    table.write_text("\n".join(_markdown(results, pictures)) + "\n")
+    data.write_text(json.dumps(_json(results), indent=1) + "\n")
+    return [table, data, *pictures]
+
+
+def _json(results: Results) -> dict[str, Any]:
+    return {
+        "machine": results.machine,
+        "seconds": round(results.seconds),
+        "most_idle": results.most_idle,
+        "targets": [vars(verdict) for verdict in verdicts(results)],
+        "peers": {
+            peer.name: {
+                "title": peer.title,
+                "version": results.versions.get(peer.name),
+                "missing": results.missing.get(peer.name),
+                "failures": results.failures.get(peer.name, []),
+                "figures": {
+                    figure: {
+                        "median": results.median(peer.name, figure),
+                        "values": results.values(peer.name, figure),
+                    }
+                    for figure in results.names(peer.name)
+                },
+            }
+            for peer in results.peers
+        },
+    }
+
+
+def _markdown(results: Results, pictures: list[Path]) -> Iterator[str]:
+    rounds = max((len(each) for each in results.rounds.values()), default=0)
+    yield "# What the benchmark measured"
+    yield ""
+    yield (
+        f"Rounds: {rounds}. Figures are medians, and behind ± half the distance between the"
+        " extremes. All peers took turns in each round; the run took"
+        f" {results.seconds / 60:.0f} minutes."
+        " How it is measured: [README](../README.md)."
+    )
+    yield ""
+    yield "| machine | |"
+    yield "| --- | --- |"
+    yield from (f"| {name} | {value} |" for name, value in results.machine.items())
+    yield from _targets(results)
+    yield from _peers(results)
+    sections = (
+        ("Throughput in GB/s, by streams and way", _THROUGHPUT),
+        ("CPU seconds for a GB, all processes of a peer", _CPU),
+        ("New sessions a second", _SESSIONS),
+        ("Set-up of a session in ms", _SETUP),
+        ("A request of 64 bytes and its answer through an open session, in us", _REPLY),
+        ("Idle sessions", _idle_columns(results)),
+    )
+    for title, columns in sections:
+        yield from _table(results, title, columns)
+    if pictures:
+        yield ""
+        yield "## Plots"
+        yield ""
+        yield from (f"![{path.stem}]({path.name})" for path in pictures)
+
+
+def _targets(results: Results) -> Iterator[str]:
+    yield ""
+    yield "## Targets of relaygate with clear channels"
+    yield ""
+    yield "| target | measured | |"
+    yield "| --- | --- | --- |"
+    words = {True: "met", False: "**missed**", None: "unknown"}
+    for verdict in verdicts(results):
+        yield f"| {verdict.target} | {verdict.measured} | {words[verdict.met]} |"
+
+
+def _peers(results: Results) -> Iterator[str]:
+    yield ""
+    yield "## Peers"
+    yield ""
+    yield "| peer | version | set up |"
+    yield "| --- | --- | --- |"
+    for peer in results.peers:
+        version = results.versions.get(peer.name) or f"**{results.missing[peer.name]}**"
+        yield f"| {_title(peer)} | {version} | {peer.note} |"
+    for peer in results.peers:
+        for reason in results.failures.get(peer.name, []):
+            yield ""
+            yield f"{peer.title} failed: {reason}"
+
+
+def _title(peer: Peer) -> str:
+    return f"{peer.title} (encrypts)" if peer.encrypted else peer.title
+
+
+def _idle_columns(results: Results) -> tuple[_Column, ...]:
+    columns: list[_Column] = []
+    for count in dict.fromkeys((1_000, results.most_idle)):
+        columns += [
+            (f"held of {count:,}", f"idle_{count}_held", 1, 0),
+            ("MiB in all", f"idle_{count}_rss_bytes", 2**20, 1),
+            ("KiB a session, the larger process", f"idle_{count}_session_bytes", 1024, 2),
+        ]
+    for count in dict.fromkeys((0, 1_000, results.most_idle)):
+        columns += [
+            (f"sessions/s beside {count:,}", f"idle_{count}_sessions_8_per_s", 1, 0),
+            (f"GB/s beside {count:,}", f"idle_{count}_streams_1_gb_s", 1, 2),
+        ]
+    return tuple(columns)
+
+
+def _table(results: Results, title: str, columns: tuple[_Column, ...]) -> Iterator[str]:
+    yield ""
+    yield f"## {title}"
+    yield ""
+    yield f"| peer | {' | '.join(heading for heading, *_ in columns)} |"
+    yield f"| --- |{' ---: |' * len(columns)}"
+    for peer in results.peers:
+        if peer.name in results.missing:
+            yield f"| {_title(peer)} | not installed |{' |' * (len(columns) - 1)}"
+            continue
+        cells = (_cell(results, peer, column) for column in columns)
+        yield f"| {_title(peer)} | {' | '.join(cells)} |"
+
+
+def _cell(results: Results, peer: Peer, column: _Column) -> str:
+    _, figure, scale, decimals = column
+    value = results.median(peer.name, figure)
+    if value is None or (peer.name == "direct" and ("cpu" in figure or "bytes" in figure)):
+        return "-"
+    text = f"{value / scale:,.{decimals}f}"
+    if len(values := results.values(peer.name, figure)) > 1:
+        text += f" ± {(max(values) - min(values)) / 2 / scale:,.{decimals}f}"
+    return text
