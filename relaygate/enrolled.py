@@ -150,6 +150,11 @@ class EnrolledNode:
         count = min(count, commands.MAX_CHANNELS_PER_ASK)
         self.uplink.tell(commands.OpenChannels, tls=tls, count=count)
 
+    def leave(self, reason: str) -> None:
+        """This node stops: say farewell."""
+        self._farewell = reason
+        self.uplink.leave(reason)
+
     def supersede(self, generation: int) -> None:
         """A newer uplink of this node, number *generation*, has come: this one ends now."""
         self._close_pools()
@@ -230,4 +235,4 @@ class NodeBook:
     def stop(self, reason: str) -> None:
         """Say farewell to every node and end its uplink."""
         for node in list(self._by_name.values()):
-            node.uplink.leave(reason)
+            node.leave(reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import threading
 import time
@@ -104,8 +103,9 @@ class StreamTests(TestCase):
         The other node, which only sees its channel break, blames neither client nor backend.
         """
         for node, seen_by_dmz in ((self.gateway.node, "inside"), (self.gateway.dmz, "shutdown")):
+            before = len(self.gateway.dmz.log())
             await self.joined(CLEAR_PORT)
-            (session,) = re.findall(r"session (\w+) open", self.gateway.dmz.log())[-1:]
+            session = (await self.gateway.dmz.logged(r"session (\w+) open", after=before))[1]
             await node.stop()
             await self.gateway.dmz.logged(rf"{session} end: .*outcome={seen_by_dmz}/relay")
             own = "shutdown" if node is self.gateway.node else "client"
