@@ -21,6 +21,7 @@ outlives the call unless it is held.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet import main
@@ -50,7 +51,7 @@ class IPumpOwner(Protocol):
         """A sink is full, and bytes wait for it."""
 
 
-class Pump:
+class Pump(ABC):
     """
     What both kinds share: when to read, when to hold, and how to say that an end was reached.
 
@@ -122,17 +123,17 @@ class Pump:
             self._hold()
         return done
 
+    @abstractmethod
     def load(self) -> int:
         """Take a load (bytes) from the source: as :meth:`Leg.receive_into`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unload(self) -> bool:
         """Give the sink what it takes; whether nothing is left.  Raises :class:`OSError`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def drop(self) -> None:
         """Forget the load."""
-        raise NotImplementedError
 
 
 class CopyPump(Pump):
