@@ -1,6 +1,4 @@
-"""What the DMZ node knows of its internal nodes: one object for each uplink, one book of them
-all.
-"""
+"""What the DMZ node knows of its internal nodes: one object an uplink, and one book of all."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from relaygate.dial import error_words, leg_endpoint
 from relaygate.legs import Leg
 from relaygate.protocols.preamble import SessionStart, UplinkKeys
 from relaygate.supply import ChannelSupply, SuppliedChannel
-from relaygate.tls import PeerNotAllowed, key_exchange, peer_name, uplink_secrets
+from relaygate.tls import PeerNotAllowed, demand_gateway, key_exchange, uplink_secrets
 from relaygate.uplink import IInternalEnd, Unanswered, Uplink, UplinkFailed
 
 CONNECT_LIMIT_S = 10.0
@@ -71,9 +71,9 @@ class DialledUplink(Uplink):
         tls = self.leg.tls
         assert tls is not None
         try:
-            peer_name(tls, [self._gateway_name])
+            demand_gateway(tls, self._gateway_name)
         except PeerNotAllowed as error:
-            self.end(f"the DMZ node is not {self._gateway_name!r} (gateway.name): {error}")
+            self.end(str(error))
             return
         self.secured.callback(self.leg)
 

@@ -4,18 +4,17 @@ A leg: one TCP connection of ours to one party, clear or under TLS.
 Twisted owns the socket: its reactor calls :meth:`doRead` and :meth:`doWrite`, its protocols talk to
 it, its ways of losing a connection hold.  A leg adds four things to Twisted's own TCP transports:
 
-- **Pumps.**  While a leg is part of a relay its bytes do not pass through a protocol: ``inbound``
-is
-  the pump that reads from it and ``outbound`` the pump that writes to it (:mod:`relaygate.pump`).
+- **Pumps.**  While a leg is part of a relay its bytes do not pass through a protocol:
+  ``inbound`` is the pump that reads from it and ``outbound`` the pump that writes to it
+  (:mod:`relaygate.pump`).
 - **TLS straight on the socket.**  Twisted's TLS transport cannot end one direction and keep the
-other
-  (its ``loseWriteConnection`` reaches past TLS to the socket).  TLS 1.3 can: ``close_notify`` ends
-  the sender's direction only (RFC 8446 section 6.1).  So here ``loseWriteConnection`` sends
-  ``close_notify``, and an end without one is a lost connection, never a finished stream.
+  other (its ``loseWriteConnection`` reaches past TLS to the socket).  TLS 1.3 can:
+  ``close_notify`` ends the sender's direction only (RFC 8446 section 6.1).  So here
+  ``loseWriteConnection`` sends ``close_notify``, and an end without one is a lost connection,
+  never a finished stream.
 - **A look at the first byte** without taking it, so that one port can serve TLS and clear channels.
 - **Abort by default.**  Once :meth:`abort_by_default` was called a process that is killed resets
-the
-  connection.  A kernel that closes it politely would tell the peer "the stream is complete".
+  the connection.  A kernel that closes it politely would tell the peer "the stream is complete".
 
 Only protocols that own a leg, and :mod:`relaygate.relay`, end, pause or abort one.
 """

@@ -39,7 +39,7 @@ from relaygate.protocols.preamble import (
     UplinkKeys,
     seal,
 )
-from relaygate.tls import PeerNotAllowed, peer_name
+from relaygate.tls import PeerNotAllowed, demand_gateway
 
 DIAL_LIMIT_S = 10.0
 # For each kind; both together stay below what the lobby has room for from one address.
@@ -99,9 +99,9 @@ class SuppliedChannel(Protocol):
         tls = self.leg.tls
         assert tls is not None
         try:
-            peer_name(tls, [self._gateway_name])
+            demand_gateway(tls, self._gateway_name)
         except PeerNotAllowed as error:
-            self._reason = f"the DMZ node is not {self._gateway_name!r} (gateway.name): {error}"
+            self._reason = str(error)
             self.leg.abortConnection()
             return
         self._open()

@@ -133,6 +133,18 @@ def peer_name(connection: SSL.Connection, allowed: Iterable[str]) -> str:
     raise PeerNotAllowed(f"its certificate is for {shown}")
 
 
+def demand_gateway(connection: SSL.Connection, name: str) -> None:
+    """
+    Demand that the peer is the DMZ node *name*, as ``gateway.name`` has it.
+
+    Call it when the handshake is done.  Raises :class:`PeerNotAllowed`.
+    """
+    try:
+        peer_name(connection, [name])
+    except PeerNotAllowed as error:
+        raise PeerNotAllowed(f"the DMZ node is not {name!r} (gateway.name): {error}") from None
+
+
 def uplink_secrets(connection: SSL.Connection) -> tuple[bytes, bytes]:
     """
     The uplink's public id (16 bytes) and secret (32 bytes), the same at both ends.

@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate import supply
+from relaygate import tls as tls_module
 from relaygate.addresses import HostPort
 from relaygate.dial import DialFailed
 from relaygate.protocols.preamble import (
@@ -126,7 +127,7 @@ class KeepTests(SupplyCase):
         legs = self.connect()
         self.assertEqual([leg.tls for leg in legs], [CONTEXT, CONTEXT])
         self.assertEqual(kept.idle(True), 0)
-        self.patch(supply, "peer_name", lambda tls, names: names[0])
+        self.patch(tls_module, "peer_name", lambda tls, names: names[0])
         for leg in legs:
             self.assertEqual(leg.take(), b"")
             leg.protocol.handshakeCompleted()
@@ -139,7 +140,7 @@ class KeepTests(SupplyCase):
         def stranger(tls: object, names: object) -> str:
             raise PeerNotAllowed("somebody else")
 
-        self.patch(supply, "peer_name", stranger)
+        self.patch(tls_module, "peer_name", stranger)
         self.make(1).keep([True])
         (leg,) = self.connect()
         leg.protocol.handshakeCompleted()
