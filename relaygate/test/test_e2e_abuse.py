@@ -85,19 +85,27 @@ class AbuseTestCase(TestCase):
         await self.gateway.start()
         self.assertTrue(await in_thread(self.honest_client))
         self.folder = new_folder(self)
-        self.transfer = self.begin_transfer()
+        self.transfer = await self.begin_transfer()
         self.rss_kb = self.gateway.dmz.rss_kb()
         self.kills = 0
         self.most = 0
 
-    def begin_transfer(self) -> Program:
-        """Start an sftp upload that is slow enough to last."""
+    async def begin_transfer(self) -> Program:
+        """
+        Start an sftp upload that is slow enough to last, and wait until it is under way.
+
+        It comes from the address that floods do: while one lasts, the DMZ node lets in no more
+        from there, so it has to be in before.
+        """
+        copy = self.folder / "copy"
+        copy.unlink(missing_ok=True)
         (self.folder / "file").write_bytes(os.urandom(FILE_BYTES))
         (self.folder / "batch").write_text(f"put {self.folder}/file {self.folder}/copy\n")
         argv = self.keys.sftp(self.gateway.host, SSH_PORT, self.folder / "batch")
         argv = [argv[0], "-l", str(LIMIT_KBIT), *argv[1:]]
         program = Program(self, "sftp", argv, where=self.gateway.outside)
         program.start()
+        await eventually(lambda: copy.exists() and copy.stat().st_size > 0, "the upload runs")
         return program
 
     def descriptors(self) -> int:
@@ -233,7 +241,7 @@ class UplinkPortTests(AbuseTestCase):
             peer.close()
         # Its sessions died with it, the transfer among them.
         self.assertNotEqual(await self.transfer.ended(30), 0)
-        self.transfer = self.begin_transfer()
+        self.transfer = await self.begin_transfer()
         self.kills = 1
         await self.unharmed()
 
