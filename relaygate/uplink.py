@@ -25,9 +25,12 @@ from zope.interface import Interface
 
 from relaygate import commands
 
-# A half-open uplink is found within PING_INTERVAL_S + ASK_DEADLINE_S.
-PING_INTERVAL_S = 5.0
 ASK_DEADLINE_S = 10.0
+PING_INTERVAL_S = 5.0
+# An uplink ends at the second ping in a row that finds that nothing came since the one before.
+SILENT_PINGS = 2
+# So a half-open one is found within this time.
+SILENCE_LIMIT_S = (SILENT_PINGS + 1) * PING_INTERVAL_S
 # Seconds for a farewell to go out.
 LEAVE_LIMIT_S = 2.0
 # Our largest command has three arguments beside AMP's own two keys.
@@ -95,6 +98,7 @@ class Uplink(amp.AMP):
         self._clock = clock
         self._pings = LoopingCall(self._ping)
         self._pings.clock = clock
+        self._silent_pings = 0
         self._reason = ""
         self._leaving: IDelayedCall | None = None
         self.greeted = False
@@ -135,11 +139,14 @@ class Uplink(amp.AMP):
         """Ask now and then whether the other node is there, and end the uplink when it is not."""
         self._pings.start(PING_INTERVAL_S, now=False)
 
-    async def _ping(self) -> None:
-        try:
-            await self.ask(commands.Ping)
-        except UplinkFailed as error:
-            self.end(f"the other node is silent: {error}")
+    def _ping(self) -> None:
+        # Turns are counted, not seconds: where this process (or its whole machine) was stopped, its
+        # timers are late and run before what has come meanwhile is read.
+        if self._silent_pings == SILENT_PINGS:
+            self.end(f"the other node is silent: no answer to {SILENT_PINGS} pings")
+            return
+        self._silent_pings += 1
+        self.tell(commands.Ping)
 
     def end(self, reason: str) -> None:
         """End the uplink at once, without waiting for anything."""
@@ -186,6 +193,7 @@ class Uplink(amp.AMP):
 
     def dataReceived(self, data: bytes) -> None:
         """Whatever is not AMP ends the uplink, with one line in the log."""
+        self._silent_pings = 0
         try:
             super().dataReceived(data)
         except Exception as error:  # noqa: BLE001 - AMP's parser raises all sorts of things

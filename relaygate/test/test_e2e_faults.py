@@ -38,12 +38,12 @@ from relaygate.test.peers import (
     says,
 )
 from relaygate.test.programs import pause
-from relaygate.uplink import ASK_DEADLINE_S, PING_INTERVAL_S
+from relaygate.uplink import SILENCE_LIMIT_S
 
 # A broken session, a refused one and a lost uplink are seen at once; this is "at once" on a
 # machine that is busy.
 AT_ONCE_S: Final = 2.0
-DETECTION_S: Final = PING_INTERVAL_S + ASK_DEADLINE_S + 1.0
+DETECTION_S: Final = SILENCE_LIMIT_S + 1.0
 SHORT_CUT_S: Final = 2.0
 # Waiting costs nothing, so what waits long is done in several networks at once.
 SIDE_BY_SIDE: Final = 5

@@ -17,7 +17,7 @@ from relaygate.protocols.preamble import PreambleError, UplinkKeys
 from relaygate.test.test_listeners import FakePort
 from relaygate.test.wire import InternalEnd, MemoryLeg, MemoryTLS, lines, logged
 from relaygate.tls import uplink_secrets
-from relaygate.uplink import ASK_DEADLINE_S, PING_INTERVAL_S, Uplink, UplinkFailed
+from relaygate.uplink import PING_INTERVAL_S, SILENT_PINGS, Uplink, UplinkFailed
 
 
 def service(name: str = "sftp", port: int = 22, **changed: Any) -> dict[str, Any]:
@@ -197,8 +197,7 @@ class UplinkTests(BookCase):
         """A node that went without a word has no listener after the pings' time (Lesson 2)."""
         inside = self.enrol()
         self.declare(inside, service())
-        self.clock.advance(PING_INTERVAL_S)
-        self.clock.advance(ASK_DEADLINE_S)
+        self.clock.pump([PING_INTERVAL_S] * (SILENT_PINGS + 1))
         self.assertTrue(inside.leg.aborted)
         inside.leg.lose()
         self.assertFalse(self.ports[0].open)

@@ -14,10 +14,11 @@ from relaygate import commands
 from relaygate.test.test_commands import SERVICE
 from relaygate.test.wire import UplinkPair, boxes, lines, logged
 from relaygate.uplink import (
-    ASK_DEADLINE_S,
     LEAVE_LIMIT_S,
     MAX_UNSENT_BYTES,
     PING_INTERVAL_S,
+    SILENCE_LIMIT_S,
+    SILENT_PINGS,
     Uplink,
     UplinkFailed,
 )
@@ -262,11 +263,12 @@ class TimeTests(PairCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_silent_uplink_ends(self) -> None:
-        """A half-open uplink is ended after one ping's interval and deadline (Lesson 2)."""
+        """A half-open uplink is ended when two pings brought nothing (Lesson 2)."""
         self.greet()
         self.clock.advance(PING_INTERVAL_S)
         self.assertEqual([box[b"_command"] for box in boxes(self.pair.dmz_leg.take())], [b"Ping"])
-        self.clock.advance(ASK_DEADLINE_S - 0.01)
+        self.clock.pump([PING_INTERVAL_S] * (SILENT_PINGS - 1))
+        self.clock.advance(PING_INTERVAL_S - 0.01)
         self.assertFalse(self.pair.dmz_leg.aborted)
         self.clock.advance(0.01)
         self.assertTrue(self.pair.dmz_leg.aborted)
@@ -278,8 +280,18 @@ class TimeTests(PairCase):
     def test_both_ends_ping(self) -> None:
         """The internal node finds a silent DMZ node in the same way."""
         self.pair.internal.start_pings()
-        self.clock.pump([PING_INTERVAL_S, ASK_DEADLINE_S])
+        self.clock.pump([PING_INTERVAL_S] * (SILENT_PINGS + 1))
         self.assertTrue(self.pair.internal_leg.aborted)
+
+    def test_stopped_process_keeps_it(self) -> None:
+        """A node that was stopped for long, and whose timers run late, first reads what came."""
+        self.greet()
+        for _ in range(20):
+            self.clock.advance(PING_INTERVAL_S)
+            # Stopped here, with the answer on its way.
+            self.clock.advance(100 * SILENCE_LIMIT_S)
+            self.pair.flush()
+        self.assert_works()
 
     def test_answered_pings_keep_it(self) -> None:
         """An uplink whose pings are answered stays, for as long as one looks (Requirement 82)."""
