@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,18 +13,19 @@ from twisted.internet.defer import TimeoutError as NotInTime
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import DNSLookupError, TimeoutError, UserError
 from twisted.internet.interfaces import (
+    IAddress,
     IReactorPluggableNameResolver,
     IReactorTCP,
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from zope.interface import implementer
 
 from relaygate.legs import ClientLeg, Leg
 
 if TYPE_CHECKING:
-    from twisted.internet.protocol import ClientFactory
+    from twisted.python.failure import Failure
 
     from relaygate.addresses import HostPort
 
@@ -66,29 +68,77 @@ class LegReactor:
         return getattr(self._reactor, name)
 
 
+@lru_cache(maxsize=1024)
+def _version(host: str) -> int | None:
+    """The IP version of the literal *host*; None for a name."""
+    try:
+        return ip_address(host).version
+    except ValueError:
+        return None
+
+
 def leg_endpoint(reactor: Any, address: HostPort, timeout_s: float) -> IStreamClientEndpoint:
     """An endpoint for *address* whose transports are legs; *timeout_s* is for each try."""
     legs = LegReactor(reactor)
-    try:
-        version = ip_address(address.host).version
-    except ValueError:
+    version = _version(address.host)
+    if version is None:
         return HostnameEndpoint(legs, address.host, address.port, timeout=timeout_s)
     # Literals need no resolver, which would cost a thread's turn.
     endpoint = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
     return endpoint(legs, address.host, address.port, timeout=timeout_s)
 
 
-class _Waiting(Protocol):
-    """Leaves all that comes in the kernel until somebody takes the leg over."""
+class _Try(ClientFactory[Protocol]):
+    """One try to connect to a literal: what an endpoint does, at half of its cost."""
 
-    @property
-    def leg(self) -> Leg:
-        """The connection."""
-        return cast(Leg, self.transport)
+    noisy = False
+
+    def __init__(self, reactor: Any, address: HostPort, timeout_s: float) -> None:
+        self.done: Deferred[Protocol] = Deferred(lambda _: self._give_up())
+        self._given_up = False
+        self._connector = _LegConnector(
+            address.host, address.port, self, timeout_s, None, reactor
+        )
+        self._connector.connect()
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
+        return _Waiting(self.done)
+
+    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
+        """See :class:`twisted.internet.protocol.ClientFactory`."""
+        if not self._given_up:
+            self.done.errback(reason)
+
+    def _give_up(self) -> None:
+        self._given_up = True
+        self._connector.stopConnecting()
+
+
+class _Waiting(Protocol):
+    """A connection that is just made; all that comes waits in the kernel."""
+
+    def __init__(self, made: Deferred[Protocol] | None = None) -> None:
+        self._made = made
 
     def connectionMade(self) -> None:
         """See :class:`twisted.internet.interfaces.IProtocol`."""
-        self.leg.stopReading()
+        if self._made is not None:
+            self._made.callback(self)
+
+
+async def _connect_by_name(reactor: Any, address: HostPort, timeout_s: float) -> Protocol:
+    factory = Factory.forProtocol(_Waiting)
+    factory.noisy = False
+    connecting = leg_endpoint(reactor, address, timeout_s).connect(factory)
+    # Endpoints report being cancelled as a failure of their own, each kind as another one.
+    waiting: Deferred[Any] = Deferred()
+    connecting.chainDeferred(waiting)
+    try:
+        # The endpoint's own time begins when the name is known.
+        return cast(Protocol, await waiting.addTimeout(timeout_s, reactor))
+    finally:
+        connecting.cancel()
 
 
 async def dial(reactor: Any, address: HostPort, timeout_s: float) -> Leg:
@@ -97,22 +147,16 @@ async def dial(reactor: Any, address: HostPort, timeout_s: float) -> Leg:
 
     Raises :class:`DialFailed`; cancelling gives the try up.
     """
-    factory = Factory.forProtocol(_Waiting)
-    factory.noisy = False
-    connecting = leg_endpoint(reactor, address, timeout_s).connect(factory)
-    # Endpoints report being cancelled as a failure of their own, each kind as another one.
-    waiting: Deferred[Any] = Deferred()
-    connecting.chainDeferred(waiting)
-    waiting.addTimeout(timeout_s, reactor)
     try:
-        protocol = await waiting
+        if _version(address.host) is None:
+            protocol = await _connect_by_name(reactor, address, timeout_s)
+        else:
+            protocol = await _Try(reactor, address, timeout_s).done
     except CancelledError:
         raise
     except Exception as error:  # noqa: BLE001 - the resolver and the kernel raise what they like
         raise DialFailed(error_words(error)) from None
-    finally:
-        connecting.cancel()
-    leg = cast(_Waiting, protocol).leg
+    leg = cast(Leg, protocol.transport)
     # A process that is killed from here on must not look like one that had nothing to say.
     leg.abort_by_default()
     return leg

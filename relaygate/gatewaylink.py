@@ -63,6 +63,7 @@ class DialledUplink(Uplink):
     def connectionMade(self) -> None:
         """See :class:`twisted.internet.interfaces.IProtocol`."""
         super().connectionMade()
+        self.leg.startReading()
         self.leg.start_tls(self._context, server=False, sni=self._gateway_name)
         Deferred.fromCoroutine(self._link.greet(self)).addErrback(self._link.broken, self)
 

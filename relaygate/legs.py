@@ -21,13 +21,14 @@ Only protocols that own a leg, and :mod:`relaygate.relay`, end, pause or abort o
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Protocol, cast
 
 from OpenSSL import SSL
 from twisted.internet import main, tcp
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionLost, getConnectError
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 
 if TYPE_CHECKING:
@@ -357,8 +358,33 @@ class ServerLeg(Leg, tcp.Server):
 
 
 class ClientLeg(Leg, tcp.Client):
-    """A connection that was dialled."""
+    """A connection that was dialled; it is not read until somebody starts to."""
 
     def createInternetSocket(self) -> socket.socket:
         """See :class:`twisted.internet.tcp.BaseClient`."""
         return tune(super().createInternetSocket())
+
+    def startReading(self) -> None:
+        """
+        See :class:`twisted.internet.abstract.FileDescriptor`.
+
+        Twisted asks for it while it connects, too; being writable tells as much.
+        """
+        if self.connected:
+            super().startReading()
+
+    def failIfNotConnected(self, err: Exception) -> None:
+        """See :class:`twisted.internet.tcp.BaseClient`."""
+        if not self.connected and hasattr(self, "socket"):
+            # The reactor may only have seen that the connection is dead: the kernel knows why.
+            number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if number:
+                err = getConnectError((number, os.strerror(number)))
+        super().failIfNotConnected(err)
+
+    def _connectDone(self) -> None:
+        # As Twisted has it, without the first look at what came.
+        self.protocol = self.connector.buildProtocol(self.getPeer())
+        self.connected = 1
+        self.logstr = "Leg,client"
+        self.protocol.makeConnection(self)
