@@ -212,7 +212,9 @@ class Leg(_Base):
         if self.inbound is not None:
             return self.inbound.readable()
         if self._peeking:
-            return self._peek()
+            why = self._peek()
+            if why is not None or self._peeking or self._aborting:
+                return why
         if self._handshaking:
             return self._handshake()
         if self.tls is None:

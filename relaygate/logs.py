@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -28,6 +29,8 @@ from typing import Any, Final, Literal, Protocol
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from relaygate.sessionlog import LINE_FORMAT
 
 Format = Literal["text", "json"]
 
@@ -331,6 +334,8 @@ def _message_and_traceback(event: LogEvent) -> tuple[str, list[str]]:
         # An old-style log.err(): its ready-made text has the traceback in it.
         failure = event["failure"]
         message = _as_text(event.get("why") or "Unhandled Error")
+    elif event.get("log_format") == LINE_FORMAT:
+        message = _as_text(event.get("log_line"))
     else:
         message = formatEvent(event)
     return printable(message), [] if failure is None else _traceback(failure)
@@ -349,8 +354,15 @@ def _traceback(failure: Any) -> list[str]:
 def _time(event: LogEvent) -> str:
     """Give the event's time, or now, as RFC 3339 in UTC with milliseconds."""
     when = event.get("log_time")
-    moment = datetime.fromtimestamp(time.time() if when is None else when, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    # Microseconds as `datetime` rounds them: a float just below a whole second may be that second.
+    second, fraction = divmod(round((time.time() if when is None else when) * 1_000_000), 1_000_000)
+    return f"{_second(second)}.{fraction // 1000:03}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(second: int) -> str:
+    # Hundreds of lines share a second.
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _level(event: LogEvent) -> str:
@@ -367,7 +379,12 @@ def _level(event: LogEvent) -> str:
 
 
 def _namespace(event: LogEvent) -> str:
-    return printable(_as_text(event.get("log_namespace") or "-"), MAX_VALUE)
+    return _shown_namespace(_as_text(event.get("log_namespace") or "-"))
+
+
+@lru_cache(maxsize=256)
+def _shown_namespace(text: str) -> str:
+    return printable(text, MAX_VALUE)
 
 
 _RENDER: Final = {"text": _text_lines, "json": _json_line}

@@ -87,13 +87,20 @@ class PooledChannel(Protocol):
         self._gone = None
         if not self.leg.connected:
             raise ChannelLost
-        reply: Deferred[SessionReply] = Deferred(lambda _: self.leg.abortConnection())
-        self._reply = reply
+        self._reply = reply = Deferred()
+        limit = clock.callLater(max(0.0, patience_s), self._no_answer)
         self.leg.write(seal(message, self._key))
         try:
-            return await reply.addTimeout(max(0.0, patience_s), clock)
-        except TimeoutError:
-            raise NoAnswer from None
+            return await reply
+        finally:
+            if limit.active():
+                limit.cancel()
+
+    def _no_answer(self) -> None:
+        reply, self._reply = self._reply, None
+        self.leg.abortConnection()
+        if reply is not None:
+            reply.errback(NoAnswer())
 
     def dataReceived(self, data: bytes) -> None:
         """See :class:`twisted.internet.interfaces.IProtocol`."""
@@ -103,8 +110,7 @@ class PooledChannel(Protocol):
             for message in self._reader.receive(data):
                 reply, self._reply = self._reply, None
                 assert reply is not None
-                # The relay reads on from the socket; nothing more may come this way.
-                self.leg.stopReading()
+                # Whoever waits takes the leg over before this returns.
                 reply.callback(cast(SessionReply, message))
         except PreambleError:
             self.leg.abortConnection()

@@ -22,17 +22,19 @@ byte.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import struct
 from dataclasses import dataclass
 
 MAGIC = b"RLGC\x01"
 UPLINK_ID_BYTES = 16
+PROOF_BYTES = 32
 TAG_BYTES = 16
 # A start's three numbers and its four texts, each as long as its length byte allows.
 MAX_PAYLOAD = 8 + 4 * 256
 
-_OPEN = struct.Struct(f">{len(MAGIC)}s{UPLINK_ID_BYTES}sQ32s")
+_OPEN = struct.Struct(f">{len(MAGIC)}s{UPLINK_ID_BYTES}sQ{PROOF_BYTES}s")
 _HEADER = struct.Struct(">cH")
 _START = b"S"
 _REPLY = b"R"
@@ -116,6 +118,11 @@ class SessionReply:
         return cls(payload[0])
 
 
+def _keyed_hash(key: bytes, data: bytes, size: int) -> bytes:
+    # RFC 7693 section 2.9.  As strong as HMAC, and there are four of them in each session.
+    return hashlib.blake2b(data, key=key, digest_size=size).digest()
+
+
 def _pack_text(text: str) -> bytes:
     data = text.encode()
     return bytes((len(data),)) + data
@@ -159,10 +166,10 @@ class UplinkKeys:
 
     def channel_key(self, serial: int) -> bytes:
         """The key (32 bytes) of the tags on channel *serial*."""
-        return hmac.digest(self._secret, b"tags" + serial.to_bytes(8), "sha256")
+        return _keyed_hash(self._secret, b"tags" + serial.to_bytes(8), PROOF_BYTES)
 
     def _proof(self, serial: int) -> bytes:
-        return hmac.digest(self._secret, b"open" + serial.to_bytes(8), "sha256")
+        return _keyed_hash(self._secret, b"open" + serial.to_bytes(8), PROOF_BYTES)
 
 
 class SerialWindow:
@@ -226,7 +233,7 @@ def seal(message: SessionStart | SessionReply, key: bytes) -> bytes:
     payload = bytes(message)
     kind = _START if isinstance(message, SessionStart) else _REPLY
     body = _HEADER.pack(kind, len(payload)) + payload
-    return body + hmac.digest(key, body, "sha256")[:TAG_BYTES]
+    return body + _keyed_hash(key, body, TAG_BYTES)
 
 
 class MessageReader:
@@ -260,7 +267,7 @@ class MessageReader:
             return []
         body = self.rest[:body_end]
         tag = self.rest[body_end : body_end + TAG_BYTES]
-        if not hmac.compare_digest(tag, hmac.digest(self._key, body, "sha256")[:TAG_BYTES]):
+        if not hmac.compare_digest(tag, _keyed_hash(self._key, body, TAG_BYTES)):
             raise PreambleError("a message has the wrong tag")
         self.rest = self.rest[body_end + TAG_BYTES :]
         self.found = self._expected.parse(body[_HEADER.size :])

@@ -204,7 +204,6 @@ class StartTests(PoolCase):
         self.leg.protocol.dataReceived(seal(SessionReply(3), KEYS.channel_key(1)) + b"SSH-2.0-x")
         self.assertEqual(self.successResultOf(starting), SessionReply(3))
         self.assertEqual(self.channel.rest, b"SSH-2.0-x")
-        self.assertFalse(self.leg.reading)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_stale_channel(self) -> None:
