@@ -96,9 +96,7 @@ class _Try(ClientFactory[Protocol]):
     def __init__(self, reactor: Any, address: HostPort, timeout_s: float) -> None:
         self.done: Deferred[Protocol] = Deferred(lambda _: self._give_up())
         self._given_up = False
-        self._connector = _LegConnector(
-            address.host, address.port, self, timeout_s, None, reactor
-        )
+        self._connector = _LegConnector(address.host, address.port, self, timeout_s, None, reactor)
         self._connector.connect()
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:

@@ -44,6 +44,9 @@ KEEP_INTERVAL_S = 15
 KEEP_COUNT = 4
 # RFC 8446 section 5.1: no record holds more plaintext.
 TLS_RECORD = 16384
+# Type, version, and two bytes of length.
+_HEADER_BYTES = 5
+_BIG_RECORD = 4096
 
 _LINGER_ABORT = struct.pack("ii", 1, 0)
 _LINGER_NOT = struct.pack("ii", 0, 0)
@@ -110,16 +113,34 @@ class Leg(_Base):
         connection is broken.  Under TLS give at least :data:`TLS_RECORD` bytes of room, so that no
         decrypted byte stays behind where the reactor cannot see it.
         """
-        if self.tls is None:
+        tls = self.tls
+        if tls is None:
             return self.socket.recv_into(buffer)
+        count = 0
         try:
-            return self.tls.recv_into(buffer, TLS_RECORD)
+            while not count or (count + TLS_RECORD <= len(buffer) and self._big_record_waits()):
+                count += tls.recv_into(buffer[count:], TLS_RECORD)
         except SSL.ZeroReturnError:
             return 0
         except (SSL.WantReadError, SSL.WantWriteError):
-            raise BlockingIOError from None
+            if not count:
+                raise BlockingIOError from None
         except SSL.Error as error:
             raise ConnectionResetError(tls_error_text(error)) from None
+        return count
+
+    def _big_record_waits(self) -> bool:
+        """
+        Whether the next record in the kernel is a big one.
+
+        Many records in one load make few sends of them.  Only data is big: an end that was read
+        behind data, with nothing left for the reactor to see, would be forgotten.
+        """
+        try:
+            header = self.socket.recv(_HEADER_BYTES, socket.MSG_PEEK)
+        except OSError:
+            return False
+        return len(header) == _HEADER_BYTES and header[3] >= _BIG_RECORD >> 8
 
     def send_some(self, data: memoryview | bytes) -> int:
         """
@@ -130,12 +151,24 @@ class Leg(_Base):
         """
         if self.tls is None:
             return self.socket.send(data)
+        many = len(data) > TLS_RECORD
+        if many:
+            # Else each record is a packet, and the receiver wakes up for each.
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        sent = 0
         try:
-            return self.tls.send(data)
+            # It takes no more than a record at a time, whatever it is given.
+            while sent < len(data):
+                sent += self.tls.send(data[sent : sent + TLS_RECORD] if many else data)
         except (SSL.WantReadError, SSL.WantWriteError):
-            raise BlockingIOError from None
+            if not sent:
+                raise BlockingIOError from None
         except SSL.Error as error:
             raise ConnectionResetError(tls_error_text(error)) from None
+        finally:
+            if many:
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        return sent
 
     @property
     def unsent(self) -> int:
