@@ -245,9 +245,7 @@ class Leg(_Base):
         if self.inbound is not None:
             return self.inbound.readable()
         if self._peeking:
-            why = self._peek()
-            if why is not None or self._peeking or self._aborting:
-                return why
+            return self._peek()
         if self._handshaking:
             return self._handshake()
         if self.tls is None:
@@ -272,7 +270,8 @@ class Leg(_Base):
             return main.CONNECTION_DONE
         self._peeking = False
         cast(IFirstByte, self.protocol).first_byte(byte)
-        return None
+        # If that aborted the connection, Twisted has put another method in this one's place.
+        return self.doRead()
 
     def doWrite(self) -> Exception | None:  # type: ignore[override]
         """See :class:`twisted.internet.interfaces.IWriteDescriptor`."""

@@ -87,7 +87,8 @@ class PooledChannel(Protocol):
         self._gone = None
         if not self.leg.connected:
             raise ChannelLost
-        self._reply = reply = Deferred()
+        reply: Deferred[SessionReply] = Deferred()
+        self._reply = reply
         limit = clock.callLater(max(0.0, patience_s), self._no_answer)
         self.leg.write(seal(message, self._key))
         try:
