@@ -15,7 +15,7 @@ from bench import report
 from bench.install import install
 from bench.loads import Figures, Load
 from bench.machine import Others, machine
-from bench.measures import FULL, MEASURES, QUICK, Times
+from bench.measures import FULL, MEASURES, QUICK, Times, applies
 from bench.peers import PEERS, Peer
 from bench.processes import BenchError, file_limit, most_idle, raise_file_limit
 from bench.proxies import PROXIES
@@ -90,7 +90,13 @@ def _rounds(
                 continue
             began = time.monotonic()
             # Held sessions cost the most time and vary the least: one round has them.
-            names = [name for name in measures if name != "idle" or number == 1]
+            names = [
+                name
+                for name in measures
+                if applies(name, ends_tls=peer.ends_tls) and (name != "idle" or number == 1)
+            ]
+            if not names:
+                continue
             figures, failures = _measure(load, folder / f"{peer.name}-{number}", peer, names, times)
             results.add(peer, figures)
             for failure in failures:

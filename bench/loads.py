@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ class Load:
     """The server behind the peers, and the clients that are run in front of them."""
 
     def __init__(self, folder: Path) -> None:
-        self._client_program = str(build("drive"))
+        self._client_program = (str(build("drive")),)
         [self.port] = free_ports(1)
         self._group = Group(folder)
         server = self._group.start("load-server", [str(build("serve")), str(self.port)])
@@ -86,12 +87,21 @@ class Load:
         The account begins when the client's warm-up is over.  Raises :class:`BenchError` with the
         client's own words when it fails.
         """
-        with self._client(port, what, *arguments) as client:
-            assert client.stdout is not None
-            client.stdout.readline()
-            before = (peer.cost(), self._group.cost())
-            words = client.stdout.readline()
-            after = (peer.cost(), self._group.cost())
+        with self._client(self._client_program, what, port, *arguments) as client:
+            return self._measured(client, peer)
+
+    def run_tls(self, peer: Group, port: int, *arguments: float | str) -> Measured:
+        """The same with one stream under TLS, which the peer ends."""
+        program = (sys.executable, "-m", "bench.tlsdrive")
+        with self._client(program, port, *arguments) as client:
+            return self._measured(client, peer)
+
+    def _measured(self, client: subprocess.Popen[str], peer: Group) -> Measured:
+        assert client.stdout is not None
+        client.stdout.readline()
+        before = (peer.cost(), self._group.cost())
+        words = client.stdout.readline()
+        after = (peer.cost(), self._group.cost())
         cpu = {name: after[0][name].cpu_s - before[0][name].cpu_s for name in before[0]}
         mine = sum(_cpu(after[1])) - sum(_cpu(before[1]))
         return Measured(_figures(words), cpu, mine)
@@ -99,7 +109,7 @@ class Load:
     @contextmanager
     def hold(self, port: int, count: int) -> Iterator[Held]:
         """Open *count* sessions through *port*, and keep them meanwhile."""
-        with self._client(port, "hold", count) as client:
+        with self._client(self._client_program, "hold", port, count) as client:
             assert client.stdin is not None
             assert client.stdout is not None
             held = Held(int(_figures(client.stdout.readline())["held"]))
@@ -110,23 +120,24 @@ class Load:
 
     @contextmanager
     def _client(
-        self, port: int, what: str, *arguments: float | str
+        self, program: Sequence[str], *arguments: float | str
     ) -> Iterator[subprocess.Popen[str]]:
-        argv = [self._client_program, what, str(port), *(str(each) for each in arguments)]
+        argv = [*program, *(str(each) for each in arguments)]
         pipe = subprocess.PIPE
-        client = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        root = str(_FOLDER.parent)
+        client = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=root)
         try:
             yield client
             _, errors = client.communicate(timeout=_SPARE_S)
         except (subprocess.TimeoutExpired, KeyError, ValueError):
             client.kill()
             _, errors = client.communicate()
-            raise BenchError(f"{what}: {errors.strip() or 'no answer'}") from None
+            raise BenchError(f"{arguments[0]}: {errors.strip() or 'no answer'}") from None
         finally:
             client.kill()
             client.wait()
         if client.returncode:
-            raise BenchError(f"{what}: {errors.strip()}")
+            raise BenchError(f"{arguments[0]}: {errors.strip()}")
 
 
 def _cpu(costs: dict[str, Cost]) -> list[float]:

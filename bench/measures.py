@@ -103,6 +103,18 @@ def idle(load: Load, running: Running, times: Times) -> Figures:
     return figures
 
 
+def tls(load: Load, running: Running, times: Times) -> Figures:
+    """One stream under TLS each way, which the peer ends."""
+    figures: Figures = {}
+    for way in ("up", "down"):
+        _rest()
+        got = load.run_tls(running.group, running.port, way, *_span(times))
+        moved_gb = got.figures["bytes"] / GB
+        figures[f"tls_1_{way}_gb_s"] = moved_gb / got.figures["seconds"]
+        figures[f"tls_1_{way}_cpu_s_per_gb"] = sum(got.cpu_s.values()) / moved_gb
+    return figures
+
+
 def _with_idle(load: Load, running: Running, times: Times, name: str) -> Figures:
     got = _sessions(load, running, times, 8, 0)
     moved = _stream(load, running, "down", 1, times)
@@ -147,4 +159,10 @@ MEASURES: Final[dict[str, Measure]] = {
     "sessions": sessions,
     "exchange": exchange,
     "idle": idle,
+    "tls": tls,
 }
+
+
+def applies(name: str, *, ends_tls: bool) -> bool:
+    """Whether measure *name* is for a peer that ends the clients' TLS, or does not."""
+    return (name == "tls") == ends_tls

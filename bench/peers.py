@@ -44,6 +44,8 @@ class Peer:
     version: Callable[[], str]
     note: str
     encrypted: bool = False
+    # It ends the clients' TLS, which is another thing than the others do.
+    ends_tls: bool = False
     # A pool takes a moment to fill.
     settle_s: float = 0.2
 
@@ -52,7 +54,9 @@ class Peer:
         group = Group(folder)
         try:
             port = self.start(group, backend)
-            group.wait(lambda: echoes(port), READY_LIMIT_S, "no byte came through")
+            group.wait(
+                lambda: echoes(port, tls=self.ends_tls), READY_LIMIT_S, "no byte came through"
+            )
         except BaseException:
             group.stop()
             raise
@@ -96,10 +100,12 @@ def _no_relay(_group: Group, backend: int) -> int:
     return backend
 
 
-def _start_relaygate(group: Group, backend: int, channel: str) -> int:
+def _start_relaygate(group: Group, backend: int, *settings: str) -> int:
+    """Start both nodes; *settings* are lines of the service's."""
     uplink, port = free_ports(2)
     now = datetime.now(UTC)
     ca = pki.make_ca("relaygate bench", now, _DAYS)
+    service = "\n".join(settings)
     for name, role in (("dmz", Role.DMZ), ("node-a", Role.INTERNAL)):
         (group.folder / name).mkdir()
         pki.create_node(ca, name, role, now, _DAYS, group.folder / name)
@@ -122,10 +128,9 @@ pool = {POOL}
 
 [[service]]
 name = "bench"
-protocol = "tcp"
-channel = "{channel}"
 listen = "{HOST}:{port}"
 backends = ["{HOST}:{backend}"]
+{service}
 """,
     }
     path = {"PYTHONPATH": str(Path(relaygate.__file__).parents[1])}
@@ -150,7 +155,9 @@ PEERS: Final = (
     Peer(
         "relaygate",
         "relaygate, clear channels",
-        lambda group, backend: _start_relaygate(group, backend, "never"),
+        lambda group, backend: _start_relaygate(
+            group, backend, 'protocol = "tcp"', 'channel = "never"'
+        ),
         _relaygate_version,
         f"protocol tcp, channel never, pool {POOL}; logs each session, as it always does",
         settle_s=0.5,
@@ -158,10 +165,27 @@ PEERS: Final = (
     Peer(
         "relaygate-tls",
         "relaygate, TLS channels",
-        lambda group, backend: _start_relaygate(group, backend, "always"),
+        lambda group, backend: _start_relaygate(
+            group, backend, 'protocol = "tcp"', 'channel = "always"'
+        ),
         _relaygate_version,
         f"protocol tcp, channel always (TLS 1.3 between the nodes), pool {POOL}",
         encrypted=True,
+        settle_s=0.5,
+    ),
+    Peer(
+        "relaygate-ends-tls",
+        "relaygate, ending TLS inside",
+        # The DMZ node's certificate serves here: clients of the benchmark look at none.
+        lambda group, backend: _start_relaygate(
+            group,
+            backend,
+            'protocol = "tls"',
+            'tls = {certificate = "../dmz/dmz.pem", key = "../dmz/dmz.key"}',
+        ),
+        _relaygate_version,
+        f"protocol tls with service.tls: the internal node ends the clients' TLS, pool {POOL}",
+        ends_tls=True,
         settle_s=0.5,
     ),
 )

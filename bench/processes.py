@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -135,10 +136,19 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def echoes(port: int) -> bool:
+def unverified() -> ssl.SSLContext:
+    """A client's context for certificates that were made for the moment."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def echoes(port: int, *, tls: bool = False) -> bool:
     """Whether a byte sent to *port* comes back, as the load's server sends it."""
     try:
-        with socket.create_connection((HOST, port), timeout=1) as client:
+        with socket.create_connection((HOST, port), timeout=1) as plain:
+            client = unverified().wrap_socket(plain) if tls else plain
             client.sendall(b"e")
             return client.recv(1) == b"e"
     except OSError:

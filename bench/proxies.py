@@ -43,7 +43,7 @@ defaults
     timeout server 1h
 
 listen bench
-    bind {host}:{port}
+    bind {host}:{port} {tls}
     server next {host}:{target}
 """
 
@@ -93,14 +93,24 @@ verifyChain = yes
 """
 
 
-def _start_haproxy(group: Group, backend: int, threads: str) -> int:
+def _start_haproxy(
+    group: Group, backend: int, threads: str = "nbthread 1", *, ends_tls: bool = False
+) -> int:
     program = found("haproxy")
+    pem = group.folder / "both.pem"
+    if ends_tls:
+        now = datetime.now(UTC)
+        ca = pki.make_ca("relaygate bench", now, _DAYS)
+        pki.create_node(ca, "dmz", Role.DMZ, now, _DAYS, group.folder)
+        names = ("dmz.pem", "dmz.key")
+        pem.write_text("".join((group.folder / name).read_text() for name in names))
     return _two_hops(
         group,
         backend,
-        lambda _, port, target: _HAPROXY.format(
+        lambda name, port, target: _HAPROXY.format(
             host=HOST,
             port=port,
+            tls=f"ssl crt {pem}" if ends_tls and name == "inner" else "",
             target=target,
             threads=threads,
             sessions=most_idle(file_limit()) + _ROOM,
@@ -182,7 +192,7 @@ PROXIES: Final = (
     Peer(
         "haproxy",
         "HAProxy, two hops",
-        lambda group, backend: _start_haproxy(group, backend, "nbthread 1"),
+        _start_haproxy,
         _haproxy_version,
         "two processes of one thread; splice both ways, tcp-smart-connect, tune.pipesize 1 MiB,"
         " tune.bufsize 64 KiB; no log",
@@ -193,6 +203,14 @@ PROXIES: Final = (
         lambda group, backend: _start_haproxy(group, backend, ""),
         _haproxy_version,
         "as haproxy, with as many threads as it starts by itself",
+    ),
+    Peer(
+        "haproxy-ends-tls",
+        "HAProxy, two hops, ending TLS",
+        lambda group, backend: _start_haproxy(group, backend, ends_tls=True),
+        _haproxy_version,
+        "as haproxy, the inner one ends the clients' TLS",
+        ends_tls=True,
     ),
     Peer(
         "nginx",

@@ -26,6 +26,11 @@ _CPU: Final[tuple[_Column, ...]] = tuple(
     (heading, figure.replace("_gb_s", "_cpu_s_per_gb"), 1, 2)
     for heading, figure, _, _ in _THROUGHPUT
 )
+_TLS: Final[tuple[_Column, ...]] = tuple(
+    (f"{what} {way}", f"tls_1_{way}_{figure}", 1, 2)
+    for what, figure in (("GB/s", "gb_s"), ("CPU s/GB", "cpu_s_per_gb"))
+    for way in ("up", "down")
+)
 _SESSIONS: Final[tuple[_Column, ...]] = (
     *((f"{at_once} at once", f"sessions_{at_once}_per_s", 1, 0) for at_once in AT_ONCE),
     ("CPU us a session", "sessions_8_cpu_us", 1, 0),
@@ -50,6 +55,7 @@ def one_line(figures: Figures) -> str:
     wanted = {
         "streams_1_down_gb_s": "1 stream {:.2f} GB/s",
         "streams_8_down_gb_s": "8 streams {:.2f} GB/s",
+        "tls_1_down_gb_s": "TLS {:.2f} GB/s",
         "sessions_8_per_s": "{:.0f} sessions/s",
         "reply_p50_us": "reply {:.0f} us",
     }
@@ -110,6 +116,7 @@ def _markdown(results: Results, pictures: list[Path]) -> Iterator[str]:
     sections = (
         ("Throughput in GB/s, by streams and way", _THROUGHPUT),
         ("CPU seconds for a GB, all processes of a peer", _CPU),
+        ("Ending the TLS of one stream", _TLS),
         ("New sessions a second", _SESSIONS),
         ("Set-up of a session in ms", _SETUP),
         ("A request of 64 bytes and its answer through an open session, in us", _REPLY),
@@ -177,6 +184,8 @@ def _table(results: Results, title: str, columns: tuple[_Column, ...]) -> Iterat
     yield f"| peer | {' | '.join(heading for heading, *_ in columns)} |"
     yield f"| --- |{' ---: |' * len(columns)}"
     for peer in results.peers:
+        if peer.ends_tls != (columns is _TLS):
+            continue
         if peer.name in results.missing:
             yield f"| {_title(peer)} | not installed |{' |' * (len(columns) - 1)}"
             continue

@@ -10,6 +10,7 @@ from bench.measures import AT_ONCE
 from bench.results import Results
 
 _US: Final = "relaygate"
+_ENDS_TLS: Final = "relaygate-ends-tls"
 _HAPROXY: Final = ("haproxy", "haproxy-threads")
 _FRP: Final = ("frp", "frp-plain")
 _STREAMS: Final = (1, 8)
@@ -29,7 +30,13 @@ class Verdict:
 
 def verdicts(results: Results) -> list[Verdict]:
     """All targets, in the report's order."""
-    return [*_streams(results), *_cpu(results), *_sessions(results), *_idle(results)]
+    return [
+        *_streams(results),
+        *_cpu(results),
+        *_tls(results),
+        *_sessions(results),
+        *_idle(results),
+    ]
 
 
 def _at_least(target: str, ours: float | None, other: float | None, factor: float) -> Verdict:
@@ -80,6 +87,14 @@ def _cpu(results: Results) -> Iterator[Verdict]:
                     yield Verdict(target, "not measured", None)
                 else:
                     yield Verdict(target, f"{ours / other:.2f}", ours / other <= 0.5)
+
+
+def _tls(results: Results) -> Iterator[Verdict]:
+    for way in _WAYS:
+        figure = f"tls_1_{way}_gb_s"
+        ours, other = results.median(_ENDS_TLS, figure), results.median("haproxy-ends-tls", figure)
+        target = f"1 stream {way}, TLS ended inside: at least 1.0 times HAProxy ending it"
+        yield _at_least(target, ours, other, 1.0)
 
 
 def _sessions(results: Results) -> Iterator[Verdict]:

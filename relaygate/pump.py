@@ -15,8 +15,8 @@ down) and waits for the sink: it never holds more than one load, whatever the se
 
 There are two ways to carry a load: in a kernel pipe (``splice``, both legs clear, Linux), or
 through one buffer that all pumps of the process share, which is enough because a load never
-outlives the call unless it is held.  A pipe costs more than it saves for a few kilobytes (16 us a
-splice against 3 us a receive), so a pump takes one only while its loads are big.
+outlives the call unless it is held.  A pipe saves nothing for a few kilobytes, and has to be lent
+and given back, so a pump takes one only while its loads are big.
 """
 
 from __future__ import annotations
