@@ -62,7 +62,7 @@ class PooledChannel(Protocol):
     def __init__(self, key: bytes, gone: Callable[[PooledChannel], None]) -> None:
         self._key = key
         self._gone: Callable[[PooledChannel], None] | None = gone
-        self._reader = MessageReader(SessionReply, key)
+        self._reader = MessageReader([SessionReply], key)
         self._reply: Deferred[SessionReply] | None = None
 
     @property

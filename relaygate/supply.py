@@ -72,7 +72,7 @@ class SuppliedChannel(Protocol):
         self._opening = bytes(keys.open(serial))
         self._key = keys.channel_key(serial)
         self._gateway_name = gateway_name
-        self._reader = MessageReader(SessionStart, self._key)
+        self._reader = MessageReader([SessionStart], self._key)
         self._started = started
         self._lost: Callable[[SuppliedChannel, str], None] | None = lost
         self._cancel: Callable[[], None] | None = None

@@ -326,7 +326,7 @@ class LossTests(SupplyCase):
         key = self.start(leg)
         ((channel, _),) = self.started
         channel.reply(SessionReply(4))
-        self.assertEqual(MessageReader(SessionReply, key).receive(leg.take()), [SessionReply(4)])
+        self.assertEqual(MessageReader([SessionReply], key).receive(leg.take()), [SessionReply(4)])
 
     def test_close(self) -> None:
         """With its uplink the supply ends: idle channels, dials under way, pauses, all of it."""
