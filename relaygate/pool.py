@@ -33,6 +33,7 @@ from relaygate.protocols.preamble import (
     PreambleError,
     SessionReply,
     SessionStart,
+    TransferStart,
     seal,
 )
 
@@ -76,10 +77,11 @@ class PooledChannel(Protocol):
         return self._reader.rest
 
     async def start(
-        self, message: SessionStart, clock: IReactorTime, patience_s: float
+        self, message: SessionStart | TransferStart, clock: IReactorTime, patience_s: float
     ) -> SessionReply:
         """
-        Start a session and wait *patience_s* seconds for the internal node's answer.
+        Start a session, or a transfer of one, and wait *patience_s* seconds for the internal
+        node's answer.
 
         Raises :class:`ChannelLost` when the channel is lost, and :class:`NoAnswer` when there was
         none in time; both times the channel is gone.

@@ -60,9 +60,13 @@ ORDER: Final = {
     "supply": 350,
     "lobby": 350,
     "listeners": 360,
+    "passive": 360,
+    "rendezvous": 365,
+    "transfers": 368,
     "backsession": 370,
     "enrolled": 370,
     "frontsession": 370,
+    "dataway": 360,
     "gatewaylink": 370,
     # 4, roles
     "dmz": 400,
