@@ -12,7 +12,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-__all__ = ["AddressError", "HostPort", "ListenRule", "canonical_name", "service_name"]
+__all__ = ["AddressError", "HostPort", "ListenRule", "canonical_name", "host_name", "service_name"]
 
 Literal = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -131,6 +131,21 @@ def canonical_name(text: str) -> str:
     if _NUMERIC_LABEL.fullmatch(labels[-1]):
         raise AddressError("neither a whole IPv4 address nor a name, as it ends in a number")
     return name
+
+
+def host_name(text: str) -> str:
+    """Return *text* as an IP literal without brackets or a DNS name, in canonical form.
+
+    :raises AddressError: for anything else.
+    """
+    if len(text) > _MAX_TEXT:
+        raise AddressError("too long for an address")
+    try:
+        return str(_literal(text))
+    except AddressError:
+        if ":" in text:
+            raise
+        return canonical_name(text)
 
 
 def service_name(text: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from twisted.protocols import amp
 
 MAJOR = 1
-MINOR = 0
+MINOR = 1
 Fields = list[tuple[bytes, amp.Argument]]
 # ALPN names (RFC 7301): the protocol and its major version, for uplinks and for data channels.
 ALPN_UPLINK = f"relaygate/{MAJOR}".encode()
@@ -25,6 +25,8 @@ SERVICES_PER_PAGE = 100
 # A node's configuration holds 1,024 services at most; the DMZ node opens them in one turn.
 MAX_PAGES = 11
 MAX_CHANNELS_PER_ASK = 1024
+# Networks whose members may open a session's data connections in its client's place.
+MAX_PEERS = 16
 
 
 class BadArgument(Exception):
@@ -39,10 +41,20 @@ class OutOfOrder(Exception):
     """A command that is not due: the uplink has not said hello, or a page is missing."""
 
 
+class NotPermitted(Exception):
+    """The DMZ node's policy forbids it, or the session is not this node's to speak for."""
+
+
+class NotPossible(Exception):
+    """It is permitted, but cannot be done now: no port is free, or nobody answers."""
+
+
 ERRORS: dict[type[Exception], bytes] = {
     BadArgument: b"BAD_ARGUMENT",
     VersionRefused: b"VERSION_REFUSED",
     OutOfOrder: b"OUT_OF_ORDER",
+    NotPermitted: b"NOT_PERMITTED",
+    NotPossible: b"NOT_POSSIBLE",
 }
 
 
@@ -181,6 +193,59 @@ class OpenChannels(amp.Command):
     errors = ERRORS
 
 
+# Every command about a transfer begins with these: the session's id, and the transfer's number.
+_TRANSFER: Fields = [(b"session", Text(16)), (b"transfer", Number(0, 2**31))]
+
+
+class OpenPassive(amp.Command):
+    """
+    internal node -> DMZ node: listen for one FTP data connection of a session that runs.
+
+    A free port from ``first`` to ``last`` is opened, on the address that the session's client
+    reached.  The client may connect to it, and so may who is in one of the networks ``peers``.
+    ``tls`` is the kind of channel that the connection is to be carried on.
+    """
+
+    arguments = [
+        *_TRANSFER,
+        (b"first", Number(1, 65535)),
+        (b"last", Number(1, 65535)),
+        (b"peers", Rows([(b"network", Text(64))], MAX_PEERS)),
+        (b"tls", Flag()),
+    ]
+    response = [(b"port", Number(1, 65535))]
+    errors = ERRORS
+
+
+class DialActive(amp.Command):
+    """
+    internal node -> DMZ node: dial ``port`` of a session's client, for one FTP data connection.
+
+    ``source-port`` is the port to dial from, 0 any.  The answer comes when the client is reached.
+    """
+
+    arguments = [
+        *_TRANSFER,
+        (b"port", Number(1024, 65535)),
+        (b"source-port", Number(0, 65535)),
+        (b"tls", Flag()),
+    ]
+    response: ClassVar[Fields] = []
+    errors = ERRORS
+
+
+class CloseTransfer(amp.Command):
+    """
+    internal node -> DMZ node: give back what a transfer still holds in the DMZ.
+
+    One that the DMZ node does not know, or no longer, is closed already.
+    """
+
+    arguments = _TRANSFER
+    response: ClassVar[Fields] = []
+    errors = ERRORS
+
+
 class Ping(amp.Command):
     """Both ways: is the other node there?"""
 
@@ -203,5 +268,15 @@ class Farewell(amp.Command):
 
 
 ALL: dict[bytes, type[amp.Command]] = {
-    command.commandName: command for command in (Hello, Declare, OpenChannels, Ping, Farewell)
+    command.commandName: command
+    for command in (
+        Hello,
+        Declare,
+        OpenChannels,
+        OpenPassive,
+        DialActive,
+        CloseTransfer,
+        Ping,
+        Farewell,
+    )
 }

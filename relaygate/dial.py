@@ -93,10 +93,16 @@ class _Try(ClientFactory[Protocol]):
 
     noisy = False
 
-    def __init__(self, reactor: Any, address: HostPort, timeout_s: float) -> None:
+    def __init__(
+        self, reactor: Any, address: HostPort, timeout_s: float, source: tuple[str, int] | None
+    ) -> None:
         self.done: Deferred[Protocol] = Deferred(lambda _: self._give_up())
         self._given_up = False
-        self._connector = _LegConnector(address.host, address.port, self, timeout_s, None, reactor)
+        # A fixed source port serves one connection after the other, and is not free at once.
+        binding = source and tcp.makeBinding(*source, reuseAddress=True)
+        self._connector = _LegConnector(
+            address.host, address.port, self, timeout_s, binding, reactor
+        )
         self._connector.connect()
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
@@ -139,17 +145,20 @@ async def _connect_by_name(reactor: Any, address: HostPort, timeout_s: float) ->
         connecting.cancel()
 
 
-async def dial(reactor: Any, address: HostPort, timeout_s: float) -> Leg:
+async def dial(
+    reactor: Any, address: HostPort, timeout_s: float, source: tuple[str, int] | None = None
+) -> Leg:
     """
     A leg to *address*, not yet reading, within *timeout_s* seconds.
 
+    A literal may be dialled from a *source*: one of this machine's addresses, and a port or 0.
     Raises :class:`DialFailed`; cancelling gives the try up.
     """
     try:
         if _version(address.host) is None:
             protocol = await _connect_by_name(reactor, address, timeout_s)
         else:
-            protocol = await _Try(reactor, address, timeout_s).done
+            protocol = await _Try(reactor, address, timeout_s, source).done
     except CancelledError:
         raise
     except Exception as error:  # noqa: BLE001 - the resolver and the kernel raise what they like

@@ -26,9 +26,11 @@ from relaygate.legport import LegPort, WaitingLeg
 from relaygate.listeners import Listener, Listeners
 from relaygate.lobby import Lobby
 from relaygate.outcome import Cause
+from relaygate.passive import PassivePorts
 from relaygate.pipes import PipeShelf
 from relaygate.sessionlog import ID_BYTES
 from relaygate.tls import server_context
+from relaygate.transfers import Transfers
 
 # Seconds for what was aborted to end.
 LAST_TURNS_S = 0.1
@@ -51,7 +53,9 @@ class DMZNode(Service):
             pending=Caps(config.max_pending, config.max_pending_per_address),
         )
         self.listeners = Listeners(self._bind, config.listen)
-        self.book = NodeBook(reactor, self.listeners, f"relaygate {__version__}")
+        ports = PassivePorts(reactor, config.listen, secrets.SystemRandom().sample)
+        self.transfers = Transfers(reactor, self._shelf, ports)
+        self.book = NodeBook(reactor, self.listeners, f"relaygate {__version__}", self.transfers)
         self.lobby = Lobby(self.book, reactor, lambda: self._context, config.nodes)
         self._port: IListeningPort | None = None
         self._context: SSL.Context
@@ -98,13 +102,14 @@ class DMZNode(Service):
         self.book.stop("the DMZ node is shutting down")
         self.listeners.close()
         self.desk.abort_all(Cause.SHUTDOWN, "the DMZ node is shutting down")
+        self.transfers.stop("the DMZ node is shutting down")
         self._shelf.close()
         # What was aborted ends in a turn of the reactor, and leaves its line in the log.
         return deferLater(self._reactor, LAST_TURNS_S)
 
     def _bind(self, listener: Listener) -> IListeningPort:
         listen = listener.offer.listen
-        reception = Reception(listener, self.desk)
+        reception = Reception(listener, self.desk, self.transfers)
         port = LegPort(
             listen.host,
             listen.port,

@@ -18,6 +18,7 @@ from relaygate.lobby import IHost
 from relaygate.pool import ChannelPool, PooledChannel
 from relaygate.protocols.preamble import ChannelOpen, PreambleError, SerialWindow, UplinkKeys
 from relaygate.tls import HYBRID_GROUP, key_exchange, uplink_secrets
+from relaygate.transfers import Transfers
 from relaygate.uplink import IDMZEnd, Uplink
 
 
@@ -88,8 +89,7 @@ class EnrolledNode:
         if not last:
             return []
         wish, self._pages, self._next_page = self._pages, [], 0
-        if not self._book.is_current(self):
-            raise commands.OutOfOrder("a newer uplink of this node has taken over")
+        self._demand_current()
         offers, refused = [], {}
         for service in wish:
             try:
@@ -108,6 +108,35 @@ class EnrolledNode:
             for name, reason in list(refused.items())[: commands.SERVICES_PER_PAGE]
         ]
 
+    def open_passive(
+        self,
+        uplink: Uplink,
+        session: str,
+        transfer: int,
+        ports: tuple[int, int],
+        peers: Sequence[str],
+        tls: bool,
+    ) -> int:
+        """See :class:`relaygate.uplink.IDMZEnd`."""
+        self._demand_current()
+        return self._book.transfers.open_passive(self, session, transfer, ports, peers, tls)
+
+    async def dial_active(
+        self, uplink: Uplink, session: str, transfer: int, port: int, source_port: int, tls: bool
+    ) -> None:
+        """See :class:`relaygate.uplink.IDMZEnd`."""
+        self._demand_current()
+        transfers = self._book.transfers
+        await transfers.dial_active(self, session, transfer, port, source_port, tls)
+
+    def close_transfer(self, uplink: Uplink, session: str, transfer: int) -> None:
+        """See :class:`relaygate.uplink.IDMZEnd`."""
+        self._book.transfers.close(self, session, transfer)
+
+    def _demand_current(self) -> None:
+        if not self._book.is_current(self):
+            raise commands.OutOfOrder("a newer uplink of this node has taken over")
+
     def farewell(self, uplink: Uplink, reason: str, superseded: bool) -> None:
         """See :class:`relaygate.uplink.IUplinkEnd`."""
         self._farewell = reason
@@ -124,7 +153,7 @@ class EnrolledNode:
                 reason=self._farewell or reason,
             )
             self._book.forget(self)
-        self._close_pools()
+        self._let_go()
 
     # -- channels -------------------------------------------------------------------------------
 
@@ -155,10 +184,11 @@ class EnrolledNode:
 
     def supersede(self, generation: int) -> None:
         """A newer uplink of this node, number *generation*, has come: this one ends now."""
-        self._close_pools()
+        self._let_go()
         self.uplink.leave(f"uplink {generation} of the same node took over", superseded=True)
 
-    def _close_pools(self) -> None:
+    def _let_go(self) -> None:
+        self._book.transfers.node_lost(self)
         for pool in self._pools.values():
             pool.close()
 
@@ -182,8 +212,15 @@ class NodeBook:
     keys.
     """
 
-    def __init__(self, clock: IReactorTime, listeners: Listeners, software: str) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        listeners: Listeners,
+        software: str,
+        transfers: Transfers,
+    ) -> None:
         self.listeners = listeners
+        self.transfers = transfers
         self.software = software
         self._clock = clock
         self._generation = 0

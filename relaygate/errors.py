@@ -3,8 +3,8 @@ Why a session is refused: one table.
 
 Each refusal is a class.  Its docstring is what an operator reads; ``code`` is what the nodes say to
 each other on a data channel; ``cause`` is the word that the session's last log line carries;
-``ssh`` and ``tls`` are the bytes that the client gets, in its own protocol, before the connection
-closes. None of them names an address, a backend or a node.
+``ssh``, ``tls`` and ``ftp`` are the bytes that the client gets, in its own protocol, before the
+connection closes. None of them names an address, a backend or a node.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ class Refusal(Exception):
     ssh: ClassVar[bytes] = b"relaygate: no server available, try again later\r\n"
     # RFC 8446 section 6: a fatal alert, internal_error (80), in a record of its own.
     tls: ClassVar[bytes] = b"\x15\x03\x03\x00\x02\x02\x50"
+    # Implicit FTPS begins as any TLS does.
+    ftps: ClassVar[bytes] = tls
+    # RFC 959 section 5.4: a server that takes no session says 421 in the place of its greeting.
+    ftp: ClassVar[bytes] = b"421 No server available, try again later.\r\n"
     tcp: ClassVar[bytes] = b""
 
     def words(self, protocol: str) -> bytes:
@@ -72,6 +76,7 @@ class TooMany(Refusal):
     code = 5
     cause = Cause.POLICY
     ssh = b"relaygate: too many connections, try again later\r\n"
+    ftp = b"421 Too many connections, try again later.\r\n"
 
 
 class Stopping(Refusal):
@@ -81,9 +86,16 @@ class Stopping(Refusal):
     cause = Cause.SHUTDOWN
 
 
+class NoTransfer(Refusal):
+    """The session waits for no such data connection, or no longer: it was given up."""
+
+    code = 7
+    cause = Cause.CLIENT
+
+
 REFUSALS: dict[int, type[Refusal]] = {
     refusal.code: refusal
-    for refusal in (NoNode, UnknownService, NoBackend, TooSlow, TooMany, Stopping)
+    for refusal in (NoNode, UnknownService, NoBackend, TooSlow, TooMany, Stopping, NoTransfer)
 }
 
 

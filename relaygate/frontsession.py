@@ -17,20 +17,20 @@ from twisted.python.failure import Failure
 
 from relaygate.addresses import HostPort
 from relaygate.desk import Desk
-from relaygate.errors import NoNode, Refusal, TooMany, TooSlow, refusal_for
+from relaygate.errors import NoNode, Refusal, TooMany
 from relaygate.legs import Leg
-from relaygate.listeners import INode, Listener
+from relaygate.listeners import FTP_PROTOCOLS, INode, Listener
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.parting import part
-from relaygate.pool import ChannelLost, NoAnswer, NoChannel, PooledChannel
+from relaygate.pool import PooledChannel
 from relaygate.protocols.preamble import SessionStart
 from relaygate.relay import Relay
+from relaygate.rendezvous import meet
 from relaygate.sessionlog import log_end, log_open
+from relaygate.transfers import Control, Transfers
 
 # Seconds from a client's connection to a backend's, over all nodes and backends that are tried.
 OPEN_LIMIT_S = 20.0
-# A pooled channel may have died unseen; another of the same node is tried this often.
-CHANNELS_PER_NODE = 3
 
 
 class FrontSession:
@@ -38,7 +38,7 @@ class FrontSession:
 
     log = Logger()
 
-    def __init__(self, leg: Leg, listener: Listener, desk: Desk) -> None:
+    def __init__(self, leg: Leg, listener: Listener, desk: Desk, transfers: Transfers) -> None:
         client = leg.getPeer()
         self.id = desk.new_id()
         self.client: tuple[str, int] = (client.host, client.port)
@@ -49,6 +49,7 @@ class FrontSession:
         self._leg = leg
         self._listener = listener
         self._desk = desk
+        self._transfers = transfers
         self._clock = desk.clock
         self._began = desk.clock.seconds()
         self._node = ""
@@ -69,6 +70,8 @@ class FrontSession:
             channel.leg.abortConnection()
             return
         self._desk.opened(self)
+        if self.offer.protocol in FTP_PROTOCOLS:
+            self._transfers.admit(Control(self.id, self._node, self.client, self._reached()))
         log_open(self.log, **self._fields())
         self.relay = Relay(
             self._leg,
@@ -92,7 +95,14 @@ class FrontSession:
             tried.append(node)
             self._node = node.name
             try:
-                return await self._open_on(node, self._clock.seconds() + patience)
+                return await meet(
+                    node,
+                    self.offer.tls_channel,
+                    self.address,
+                    self._start,
+                    self._clock,
+                    self._clock.seconds() + patience,
+                )
             except Refusal as error:
                 refusal = error
             # A node may have come meanwhile: a newer uplink, in the place of the one just tried.
@@ -100,40 +110,18 @@ class FrontSession:
             candidates += [node for node in self._listener.nodes if node not in known]
         raise refusal
 
-    async def _open_on(self, node: INode, end: float) -> PooledChannel:
-        for _ in range(CHANNELS_PER_NODE):
-            try:
-                channel = await node.channel(self.offer.tls_channel, self._left(end), self.address)
-                patience = self._left(end)
-                reply = await channel.start(self._start(patience), self._clock, patience)
-            except NoChannel:
-                raise NoNode from None
-            except NoAnswer:
-                raise TooSlow from None
-            except ChannelLost:
-                continue
-            if reply.code:
-                channel.leg.loseConnection()
-                raise refusal_for(reply.code)
-            return channel
-        raise NoNode
-
-    def _left(self, end: float) -> float:
-        """The seconds until *end*.  Raises :class:`TooSlow` when it has passed."""
-        left = end - self._clock.seconds()
-        if left <= 0:
-            raise TooSlow
-        return left
-
     def _start(self, patience_s: float) -> SessionStart:
-        reached = self._leg.getHost()
         return SessionStart(
             session=self.id,
             service=self.offer.name,
             client=self.client,
-            reached=(reached.host, reached.port),
+            reached=self._reached(),
             patience_ms=max(0, int(patience_s * 1000)),
         )
+
+    def _reached(self) -> tuple[str, int]:
+        reached = self._leg.getHost()
+        return reached.host, reached.port
 
     def _fields(self) -> dict[str, object]:
         return {
@@ -154,6 +142,7 @@ class FrontSession:
             # A flood over a cap is one line now and then, which says how many it stands for.
             missed = throttle.take_suppressed()
             self._log_end(outcome, **({"not_logged": missed} if missed else {}))
+        self._transfers.over(self.id, outcome)
         words = refusal.words(self.offer.protocol)
         if words and self._desk.may_part(self):
             part(self._leg, words, self._clock, lambda: self._desk.leave(self))
@@ -165,6 +154,7 @@ class FrontSession:
     def _finish(self, outcome: Outcome) -> None:
         self._over = True
         self._log_end(outcome)
+        self._transfers.over(self.id, outcome)
         self._desk.leave(self)
 
     def _log_end(self, outcome: Outcome, **more: object) -> None:
@@ -203,9 +193,10 @@ class Reception(Factory):
     noisy = False
     log = Logger()
 
-    def __init__(self, listener: Listener, desk: Desk) -> None:
+    def __init__(self, listener: Listener, desk: Desk, transfers: Transfers) -> None:
         self.listener = listener
         self.desk = desk
+        self.transfers = transfers
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
@@ -235,5 +226,6 @@ class _Arriving(Protocol):
         """See :class:`twisted.internet.interfaces.IProtocol`."""
         leg = cast(Leg, self.transport)
         leg.abort_by_default()
-        session = FrontSession(leg, self._reception.listener, self._reception.desk)
+        reception = self._reception
+        session = FrontSession(leg, reception.listener, reception.desk, reception.transfers)
         Deferred.fromCoroutine(session.run()).addErrback(session.broken)

@@ -5,7 +5,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -26,10 +26,11 @@ from zope.interface import implementer
 from relaygate import commands
 from relaygate.addresses import HostPort
 from relaygate.backoff import FullJitter
+from relaygate.dataway import DataWay
 from relaygate.dial import error_words, leg_endpoint
 from relaygate.legs import Leg
-from relaygate.protocols.preamble import SessionStart, UplinkKeys
-from relaygate.supply import ChannelSupply, SuppliedChannel
+from relaygate.protocols.preamble import SessionStart, TransferStart, UplinkKeys
+from relaygate.supply import ChannelSupply, Start, SuppliedChannel
 from relaygate.tls import PeerNotAllowed, demand_gateway, key_exchange, uplink_secrets
 from relaygate.uplink import IInternalEnd, Unanswered, Uplink, UplinkFailed
 
@@ -94,7 +95,8 @@ class GatewayLink(MultiService):
 
     *services* are records as :class:`relaygate.commands.Declare` has them; *context* gives the TLS
     context of the moment; *started* takes a channel over on which the DMZ node has started a
-    session.
+    session.  :attr:`dataway` brings the data connections of FTP sessions that came this way;
+    *kinds* are the kinds of channels (clear: False, TLS: True) that are kept ready.
     """
 
     log = Logger()
@@ -106,6 +108,7 @@ class GatewayLink(MultiService):
         name: str,
         pool: int,
         services: Sequence[dict[str, Any]],
+        kinds: Collection[bool],
         context: Callable[[bytes], SSL.Context],
         started: Callable[[GatewayLink, SuppliedChannel, SessionStart], None],
         random: Callable[[], float],
@@ -118,6 +121,8 @@ class GatewayLink(MultiService):
         self.software = software
         self._pool = pool
         self._services = services
+        self._kinds = kinds
+        self.dataway = DataWay(reactor)
         self._context = context
         self._started = started
         self._random = random
@@ -193,15 +198,22 @@ class GatewayLink(MultiService):
             UplinkKeys(*uplink_secrets(leg.tls)),
             lambda: self._context(commands.ALPN_CHANNEL),
             self._pool,
-            lambda channel, start: self._started(self, channel, start),
+            self._channel_started,
             self._random,
         )
         uplink.start_pings()
-        self._supply.keep({service["tls_channel"] for service in self._services})
+        self._supply.keep(self._kinds)
+        self.dataway.up(uplink)
         try:
             await self._declare(uplink)
         except UplinkFailed as error:
             uplink.end(str(error))
+
+    def _channel_started(self, channel: SuppliedChannel, start: Start) -> None:
+        if isinstance(start, TransferStart):
+            self.dataway.take(channel, start)
+        else:
+            self._started(self, channel, start)
 
     def broken(self, failure: Failure, uplink: DialledUplink) -> None:
         """:meth:`greet` has failed in a way that nobody thought of: it is tried again."""
@@ -272,6 +284,7 @@ class GatewayLink(MultiService):
         if uplink is not self._uplink:
             return
         self._uplink = None
+        self.dataway.down()
         self._backoff.stood(self.reactor.seconds() - self._stood_since)
         if self._supply is not None:
             self._supply.close()

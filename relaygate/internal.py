@@ -46,6 +46,7 @@ class InternalNode(MultiService):
         self._contexts: dict[bytes, SSL.Context]
         self.use_identity(identity)
         declared = [_declared(service) for service in config.services]
+        kinds = {kind for service in config.services for kind in service.channel_kinds}
         for gateway in config.gateways:
             GatewayLink(
                 reactor,
@@ -53,6 +54,7 @@ class InternalNode(MultiService):
                 gateway.name,
                 gateway.pool,
                 declared,
+                kinds,
                 lambda protocol: self._contexts[protocol],
                 self._started,
                 random.random,

@@ -31,6 +31,8 @@ from twisted.internet import main, tcp
 from twisted.internet.error import ConnectionLost, getConnectError
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 
+from relaygate.quiettls import QuietTLS
+
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
@@ -97,6 +99,7 @@ class Leg(_Base):
     tls: SSL.Connection | None = None
     inbound: IPump | None = None
     outbound: IPump | None = None
+    _quiet: QuietTLS | None = None
     _handshaking = False
     _peeking = False
     _aborts = False
@@ -121,6 +124,9 @@ class Leg(_Base):
             while not count or (count + TLS_RECORD <= len(buffer) and self._big_record_waits()):
                 count += tls.recv_into(buffer[count:], TLS_RECORD)
         except SSL.ZeroReturnError:
+            if self._quiet is not None and self._writeDisconnecting:
+                # Our own end has waited for this.
+                self.startWriting()
             return 0
         except (SSL.WantReadError, SSL.WantWriteError):
             if not count:
@@ -136,6 +142,8 @@ class Leg(_Base):
         Many records in one load make few sends of them.  Only data is big: an end that was read
         behind data, with nothing left for the reactor to see, would be forgotten.
         """
+        if self._quiet is not None:
+            return self._quiet.next_record >= _BIG_RECORD
         try:
             header = self.socket.recv(_HEADER_BYTES, socket.MSG_PEEK)
         except OSError:
@@ -193,6 +201,7 @@ class Leg(_Base):
         server: bool,
         sni: str | None = None,
         session: SSL.Session | None = None,
+        quiet: QuietTLS | None = None,
     ) -> None:
         """
         Begin the handshake; the protocol's ``handshakeCompleted`` (IHandshakeListener) says when it
@@ -200,7 +209,8 @@ class Leg(_Base):
 
         *session* is one of this context's, to be resumed.
         """
-        self.tls = tls = SSL.Connection(context, self.socket)
+        self._quiet = quiet
+        self.tls = tls = quiet or SSL.Connection(context, self.socket)
         self._handshaking = True
         if server:
             tls.set_accept_state()
@@ -212,6 +222,16 @@ class Leg(_Base):
                 tls.set_session(session)
             # The first word is the client's: get the reactor to call us.
             self.startWriting()
+
+    def start_upload_tls(self, context: SSL.Context, *, lenient: bool = False) -> None:
+        """
+        Begin a handshake as the server of a client that will only send, see :class:`QuietTLS`.
+
+        Nothing can be sent then before the client has ended its stream, not even our own end; a
+        ``loseWriteConnection`` that comes sooner waits for it.
+        """
+        quiet = QuietTLS(context, self.socket, lenient=lenient)
+        self.start_tls(context, server=True, quiet=quiet)
 
     def _handshake(self) -> Exception | None:
         assert self.tls is not None
@@ -338,7 +358,8 @@ class Leg(_Base):
         elif not self._say_goodbye(self.tls):
             # The kernel took no byte of it just now: come back when it does.
             self._writeDisconnected = False
-            self.startWriting()
+            if self._quiet is None or not self._quiet.muted:
+                self.startWriting()
         else:
             protocol = IHalfCloseableProtocol(self.protocol, None)
             if protocol is not None:
@@ -367,7 +388,7 @@ class Leg(_Base):
         if self.tls is not None:
             # OpenSSL spoils the session of a connection that is freed without a goodbye.
             self.tls.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
-            self.tls = None
+            self.tls = self._quiet = None
 
     def _closeSocket(self, orderly: bool) -> None:
         if orderly and self._aborts:

@@ -22,7 +22,9 @@ from relaygate.admission import Caps, Counted
 from relaygate.balance import RoundRobin
 from relaygate.pool import PooledChannel
 
-PROTOCOLS = ("ssh", "tcp", "tls")
+# Those whose sessions have data connections beside the one that the client opens.
+FTP_PROTOCOLS = ("ftp", "ftps")
+PROTOCOLS = ("ssh", "tcp", "tls", *FTP_PROTOCOLS)
 
 
 @dataclass(frozen=True, slots=True)

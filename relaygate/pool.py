@@ -33,6 +33,7 @@ from relaygate.protocols.preamble import (
     PreambleError,
     SessionReply,
     SessionStart,
+    TransferStart,
     seal,
 )
 
@@ -62,7 +63,7 @@ class PooledChannel(Protocol):
     def __init__(self, key: bytes, gone: Callable[[PooledChannel], None]) -> None:
         self._key = key
         self._gone: Callable[[PooledChannel], None] | None = gone
-        self._reader = MessageReader(SessionReply, key)
+        self._reader = MessageReader([SessionReply], key)
         self._reply: Deferred[SessionReply] | None = None
 
     @property
@@ -76,10 +77,11 @@ class PooledChannel(Protocol):
         return self._reader.rest
 
     async def start(
-        self, message: SessionStart, clock: IReactorTime, patience_s: float
+        self, message: SessionStart | TransferStart, clock: IReactorTime, patience_s: float
     ) -> SessionReply:
         """
-        Start a session and wait *patience_s* seconds for the internal node's answer.
+        Start a session, or a transfer of one, and wait *patience_s* seconds for the internal
+        node's answer.
 
         Raises :class:`ChannelLost` when the channel is lost, and :class:`NoAnswer` when there was
         none in time; both times the channel is gone.

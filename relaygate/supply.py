@@ -36,10 +36,14 @@ from relaygate.protocols.preamble import (
     PreambleError,
     SessionReply,
     SessionStart,
+    TransferStart,
     UplinkKeys,
     seal,
 )
 from relaygate.tls import PeerNotAllowed, demand_gateway
+
+# What a channel may begin with.
+Start = SessionStart | TransferStart
 
 DIAL_LIMIT_S = 10.0
 # For each kind; both together stay below what the lobby has room for from one address.
@@ -66,13 +70,13 @@ class SuppliedChannel(Protocol):
         keys: UplinkKeys,
         serial: int,
         gateway_name: str,
-        started: Callable[[SuppliedChannel, SessionStart], None],
+        started: Callable[[SuppliedChannel, Start], None],
         lost: Callable[[SuppliedChannel, str], None],
     ) -> None:
         self._opening = bytes(keys.open(serial))
         self._key = keys.channel_key(serial)
         self._gateway_name = gateway_name
-        self._reader = MessageReader(SessionStart, self._key)
+        self._reader = MessageReader([SessionStart, TransferStart], self._key)
         self._started = started
         self._lost: Callable[[SuppliedChannel, str], None] | None = lost
         self._cancel: Callable[[], None] | None = None
@@ -118,11 +122,12 @@ class SuppliedChannel(Protocol):
             for message in self._reader.receive(data):
                 if self._reader.rest:
                     raise PreambleError("bytes came before they were asked for")
-                if not SESSION_ID.fullmatch(cast(SessionStart, message).session):
+                start = cast(Start, message)
+                if not SESSION_ID.fullmatch(start.session):
                     raise PreambleError("a session's id is not one")
                 self._forget_age()
                 self._lost = None
-                self._started(self, cast(SessionStart, message))
+                self._started(self, start)
         except PreambleError:
             self.leg.abortConnection()
 
@@ -172,7 +177,7 @@ class ChannelSupply:
         keys: UplinkKeys,
         context: Callable[[], SSL.Context],
         size: int,
-        started: Callable[[SuppliedChannel, SessionStart], None],
+        started: Callable[[SuppliedChannel, Start], None],
         random: Callable[[], float],
     ) -> None:
         self._reactor = reactor
@@ -269,7 +274,7 @@ class ChannelSupply:
         age = MIN_AGE_S + (MAX_AGE_S - MIN_AGE_S) * self._random()
         channel.age_limit = self._reactor.callLater(age, channel.grow_old)
 
-    def _taken(self, tls: bool, channel: SuppliedChannel, message: SessionStart) -> None:
+    def _taken(self, tls: bool, channel: SuppliedChannel, message: Start) -> None:
         self._backoff.stood(FullJitter.STABLE_S)
         self._last_reason = ""
         self._channels[tls].discard(channel)

@@ -69,13 +69,14 @@ def _context(identity: Identity) -> SSL.Context:
     assert store is not None
     for authority in x509.load_pem_x509_certificates(identity.ca_pem):
         store.add_cert(X509.from_cryptography(authority))
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verified)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, verified)
     return context
 
 
-def _verified(
+def verified(
     _connection: SSL.Connection, _certificate: object, code: int, _depth: int, ok: int
 ) -> bool:
+    """A callback for :meth:`SSL.Context.set_verify` that says in words what is wrong."""
     if not ok:
         # OpenSSL alone would only say "certificate verify failed".
         raise HandshakeRefused(

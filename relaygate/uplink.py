@@ -33,7 +33,7 @@ SILENT_PINGS = 2
 SILENCE_LIMIT_S = (SILENT_PINGS + 1) * PING_INTERVAL_S
 # Seconds for a farewell to go out.
 LEAVE_LIMIT_S = 2.0
-# Our largest command has three arguments beside AMP's own two keys.
+# Our largest command has six arguments beside AMP's own two keys.
 MAX_KEYS = 32
 # Answers that the other node does not read: far more than ever wait at once.
 MAX_UNSENT_BYTES = 1024 * 1024
@@ -71,6 +71,29 @@ class IDMZEnd(IUplinkEnd):
         """One page of services; the answer to the last one has ``name`` and ``reason`` of the
         refused.
         """
+
+    def open_passive(
+        uplink: Uplink,
+        session: str,
+        transfer: int,
+        ports: tuple[int, int],
+        peers: Sequence[str],
+        tls: bool,
+    ) -> int:
+        """
+        Listen for a data connection of *session*; the answer is the port.
+
+        Raises :class:`relaygate.commands.NotPermitted`, :class:`relaygate.commands.NotPossible` or
+        :class:`relaygate.commands.BadArgument`.
+        """
+
+    async def dial_active(
+        uplink: Uplink, session: str, transfer: int, port: int, source_port: int, tls: bool
+    ) -> None:
+        """Dial the client of *session* for a data connection.  Raises as ``open_passive``."""
+
+    def close_transfer(uplink: Uplink, session: str, transfer: int) -> None:
+        """The transfer is given up, if there is one of that number."""
 
 
 class IInternalEnd(IUplinkEnd):
@@ -244,14 +267,38 @@ class Uplink(amp.AMP):
 
     @commands.Declare.responder
     def _declare(self, page: int, last: bool, services: list[dict[str, Any]]) -> dict[str, Any]:
-        role = self._as(IDMZEnd)
-        if not self.greeted:
-            raise commands.OutOfOrder("hello comes first")
-        return {"refused": role.declare(self, page, last, services)}
+        return {"refused": self._dmz_end().declare(self, page, last, services)}
 
     @commands.OpenChannels.responder
     def _open_channels(self, tls: bool, count: int) -> dict[str, Any]:
         self._as(IInternalEnd).open_channels(self, tls, count)
+        return {}
+
+    @commands.OpenPassive.responder
+    def _open_passive(
+        self,
+        session: str,
+        transfer: int,
+        first: int,
+        last: int,
+        peers: list[dict[str, str]],
+        tls: bool,
+    ) -> dict[str, Any]:
+        role = self._dmz_end()
+        networks = [peer["network"] for peer in peers]
+        port = role.open_passive(self, session, transfer, (first, last), networks, tls)
+        return {"port": port}
+
+    @commands.DialActive.responder
+    async def _dial_active(
+        self, session: str, transfer: int, port: int, source_port: int, tls: bool
+    ) -> dict[str, Any]:
+        await self._dmz_end().dial_active(self, session, transfer, port, source_port, tls)
+        return {}
+
+    @commands.CloseTransfer.responder
+    def _close_transfer(self, session: str, transfer: int) -> dict[str, Any]:
+        self._dmz_end().close_transfer(self, session, transfer)
         return {}
 
     @commands.Ping.responder
@@ -262,6 +309,12 @@ class Uplink(amp.AMP):
     def _farewell(self, reason: str, superseded: bool) -> dict[str, Any]:
         self._role.farewell(self, reason, superseded)
         return {}
+
+    def _dmz_end(self) -> Any:
+        role = self._as(IDMZEnd)
+        if not self.greeted:
+            raise commands.OutOfOrder("hello comes first")
+        return role
 
     def _as(self, interface: type[Interface]) -> Any:
         if not interface.providedBy(self._role):

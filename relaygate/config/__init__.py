@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from relaygate.config.dmz import DMZConfig, build_dmz
+from relaygate.config.ftp import BackendTLSConfig, FTPConfig, KeyFiles
 from relaygate.config.internal import (
     GatewayConfig,
     InternalConfig,
@@ -20,11 +21,14 @@ from relaygate.config.schema import ConfigError, Problem, printable, read_toml
 from relaygate.config.shared import IdentityFiles, LogConfig
 
 __all__ = [
+    "BackendTLSConfig",
     "ConfigError",
     "DMZConfig",
+    "FTPConfig",
     "GatewayConfig",
     "IdentityFiles",
     "InternalConfig",
+    "KeyFiles",
     "LogConfig",
     "Problem",
     "ServiceConfig",

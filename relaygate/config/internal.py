@@ -7,6 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from relaygate.addresses import HostPort, service_name
+from relaygate.config.ftp import (
+    BACKEND_TLS,
+    FTP,
+    FTP_PROTOCOLS,
+    SERVICE_TLS,
+    BackendTLSConfig,
+    FTPConfig,
+    KeyFiles,
+    check_ftp,
+    ftp_fields,
+)
 from relaygate.config.schema import Key, ListOf, Reader, Table, Tables, Value
 from relaygate.config.shared import (
     IDENTITY,
@@ -45,10 +56,11 @@ class ServiceConfig:
     *listen* is an address of the DMZ node, *backends* are in the private network, in order
     of preference for ``failover``.  A cap of 0 is none of the service's own.
     *idle_timeout_s* ends a session in which no byte moved for that long; None never does.
+    *ftp* is there for FTP's protocols alone, *tls* where clients' TLS ends on the internal node.
     """
 
     name: str
-    protocol: Literal["ssh", "tcp", "tls"]
+    protocol: Literal["ssh", "tcp", "tls", "ftp", "ftps"]
     listen: HostPort
     backends: tuple[HostPort, ...]
     balance: Literal["round-robin", "failover"] = "round-robin"
@@ -56,16 +68,35 @@ class ServiceConfig:
     max_sessions: int = 0
     max_sessions_per_address: int = 0
     idle_timeout_s: float | None = None
+    tls: KeyFiles | None = None
+    backend_tls: BackendTLSConfig = field(default_factory=BackendTLSConfig)
+    ftp: FTPConfig | None = None
 
     @property
     def tls_channel(self) -> bool:
-        """Whether the data channels are encrypted.
+        """Whether the data channels of sessions are encrypted.
 
-        ``auto`` encrypts what may be plaintext and spares what is ciphertext already.
+        ``auto`` encrypts what may be plaintext and spares what is ciphertext already.  Clients'
+        TLS that ends on the internal node needs channels that carry it as it is.
         """
         if self.channel == "auto":
-            return self.protocol == "tcp"
+            return self.protocol == "tcp" or (self.protocol == "ftp" and self.tls is None)
         return self.channel == "always"
+
+    def transfer_channel(self, *, protected: bool) -> bool:
+        """Whether the channel of an FTP data connection is encrypted, *protected* by the client's
+        own TLS or not.
+        """
+        return self.channel != "never" and not protected
+
+    @property
+    def channel_kinds(self) -> frozenset[bool]:
+        """The kinds of data channels that its sessions may need, clear (False) and TLS (True)."""
+        kinds = {self.tls_channel}
+        if self.ftp is not None:
+            ways = {"off": (False,), "allow": (False, True), "require": (True,)}
+            kinds |= {self.transfer_channel(protected=way) for way in ways[self.ftp.data_tls]}
+        return frozenset(kinds)
 
 
 @dataclass(frozen=True)
@@ -94,7 +125,7 @@ _GATEWAY = Table(
 _SERVICE = Table(
     (
         Key("name", _NAME, required=True),
-        Key("protocol", choice("ssh", "tcp", "tls"), required=True),
+        Key("protocol", choice("ssh", "tcp", "tls", *FTP_PROTOCOLS), required=True),
         Key("listen", LISTENER, required=True),
         Key("backends", ListOf(TARGET, "backends", 64), required=True),
         Key("balance", choice("round-robin", "failover")),
@@ -102,8 +133,25 @@ _SERVICE = Table(
         Key("max_sessions", integer(0, 1_000_000)),
         Key("max_sessions_per_address", integer(0, 1_000_000)),
         Key("idle_timeout", seconds(1, _MONTH_S), field="idle_timeout_s"),
-    )
+        Key("tls", SERVICE_TLS),
+        Key("backend_tls", BACKEND_TLS),
+        Key("ftp", FTP),
+    ),
+    check_ftp,
 )
+
+
+def _check_gateways(reader: Reader, where: str, fields: dict[str, Any]) -> None:
+    """Note public addresses for gateways that are not there."""
+    names = {row.get("name") for row in fields.get("gateway", ()) if row}
+    for row in fields.get("service", ()):
+        for name in (row or {}).get("ftp", {}).get("public_addresses", {}):
+            if name and name not in names:
+                reader.wrong(
+                    f'service "{row.get("name", "")}".ftp.public_address.{name}',
+                    "expected the name of a [[gateway]]",
+                )
+
 
 # A wildcard and an explicit address may share a port: the explicit one wins.  Only the very
 # same listener twice has no answer to which service a client gets.
@@ -113,7 +161,8 @@ INTERNAL_FILE = Table(
         Key("gateway", Tables(_GATEWAY, 64, unique=("address", "name")), required=True),
         Key("service", Tables(_SERVICE, 1_024, unique=("name", "listen")), required=True),
         Key("log", LOG),
-    )
+    ),
+    _check_gateways,
 )
 
 
@@ -125,6 +174,6 @@ def build_internal(file: Path, values: dict[str, Any]) -> InternalConfig:
     return InternalConfig(
         identity=identity_from(fields["identity"], file.parent),
         gateways=tuple(GatewayConfig(**row) for row in fields["gateway"]),
-        services=tuple(ServiceConfig(**row) for row in fields["service"]),
+        services=tuple(ServiceConfig(**ftp_fields(row, file.parent)) for row in fields["service"]),
         log=log_from(fields["log"], file.parent),
     )

@@ -1,10 +1,10 @@
 """How a configuration file is read: every mistake is collected, none stops the reading.
 
-A file is described by a tree of four kinds of node: :class:`Value` (one checked value),
-:class:`ListOf` (a list of values), :class:`Table` (``[section]``) and :class:`Tables`
-(``[[section]]``).  Each has a ``read`` method that returns what it could make of its input
-and writes what is wrong into the :class:`Reader`.  What ``read`` returned may only be used
-once the reader has found no problem in the whole file, which :meth:`Reader.finish` checks.
+A file is described by a tree of nodes: :class:`Value` (one checked value), :class:`ListOf` (a
+list of values), :class:`Table` (``[section]``), :class:`Section` (one that may be absent) and
+:class:`Tables` (``[[section]]``).  Each has a ``read`` method that returns what it could make of
+its input and writes what is wrong into the :class:`Reader`.  What ``read`` returned may only be
+used once the reader has found no problem in the whole file, which :meth:`Reader.finish` checks.
 
 Items of lists are counted from one in messages, as people count.  A ``[[section]]`` with a
 name of its own is spoken of by that name.
@@ -29,6 +29,7 @@ __all__ = [
     "ListOf",
     "Problem",
     "Reader",
+    "Section",
     "Table",
     "Tables",
     "Value",
@@ -171,9 +172,11 @@ class Table:
     """A table, read as a dict by field name.
 
     An absent table is an empty one, so that each of its missing keys is spoken of by name.
+    *check* notes what is wrong between its keys; it gets the fields that could be read.
     """
 
     keys: tuple[Key, ...]
+    check: Callable[[Reader, str, dict[str, Any]], None] | None = None
 
     def read(self, reader: Reader, where: str, value: object) -> Any:
         """Return what could be read, by field name."""
@@ -190,6 +193,8 @@ class Table:
                 meaning = key.node.missing(reader, path, required=key.required)
             if meaning is not None:
                 fields[key.field or key.name] = meaning
+        if self.check is not None:
+            self.check(reader, where, fields)
         return fields
 
     def missing(self, reader: Reader, where: str, *, required: bool) -> Any:
@@ -204,6 +209,14 @@ class Table:
             near = difflib.get_close_matches(name[:64].lower(), known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
             reader.wrong(_join(where, name), f"unknown key ({hint})")
+
+
+@dataclass(frozen=True)
+class Section(Table):
+    """A table that may be absent as a whole."""
+
+    def missing(self, reader: Reader, where: str, *, required: bool) -> Any:
+        """Leave it out."""
 
 
 @dataclass(frozen=True)

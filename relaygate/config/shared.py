@@ -16,10 +16,12 @@ __all__ = [
     "LISTENER",
     "LOG",
     "NODE_NAME",
+    "PATH",
     "TARGET",
     "IdentityFiles",
     "LogConfig",
     "choice",
+    "flag",
     "identity_from",
     "integer",
     "log_from",
@@ -75,6 +77,17 @@ def integer(low: int, high: int) -> Value:
     return Value(f"a whole number from {low} to {high}", convert)
 
 
+def flag() -> Value:
+    """True or false."""
+
+    def convert(value: object) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+
+    return Value("true or false", convert)
+
+
 def seconds(low: int, high: int) -> Value:
     """A duration in seconds, read as a float."""
 
@@ -123,20 +136,20 @@ def _path(value: object) -> Path:
 LISTENER = Value('an IP address and port to listen on, as in "192.0.2.1:22"', _listener)
 TARGET = Value('an address to dial, as in "host.example:22" or "192.0.2.1:22"', _target)
 NODE_NAME = Value("a node name (lower-case DNS name of at most 63 characters)", _node_name)
-_PATH = Value("a path", _path)
+PATH = Value("a path", _path)
 
 IDENTITY = Table(
     (
-        Key("certificate", _PATH, required=True),
-        Key("key", _PATH, required=True),
-        Key("ca", _PATH, required=True),
+        Key("certificate", PATH, required=True),
+        Key("key", PATH, required=True),
+        Key("ca", PATH, required=True),
     )
 )
 
 LOG = Table(
     (
         Key("format", choice("text", "json")),
-        Key("file", _PATH),
+        Key("file", PATH),
         Key("level", choice("debug", "info", "warn", "error")),
     )
 )

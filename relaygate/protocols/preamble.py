@@ -10,6 +10,9 @@ into a session, and then its bytes belong to the session alone::
       reply  code  ---->                                        (backend reached, or not)
       ======================  bytes of the session  ======================
 
+An FTP data connection takes a channel of its own.  It belongs to a session that runs already, so
+the message in the start's place only says to which, and which of its transfers it is.
+
 Both ends know one secret for each uplink: it is exported from the uplink's own TLS session
 (RFC 8446 section 7.5), so it was never sent and dies with the uplink.  The *proof* in ``open`` is a
 keyed hash over a serial number that the DMZ node takes once only; ``start`` and ``reply`` carry a
@@ -25,6 +28,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 MAGIC = b"RLGC\x01"
@@ -36,8 +40,6 @@ MAX_PAYLOAD = 8 + 4 * 256
 
 _OPEN = struct.Struct(f">{len(MAGIC)}s{UPLINK_ID_BYTES}sQ{PROOF_BYTES}s")
 _HEADER = struct.Struct(">cH")
-_START = b"S"
-_REPLY = b"R"
 
 OPEN_BYTES = _OPEN.size
 
@@ -121,6 +123,33 @@ class SessionReply:
 def _keyed_hash(key: bytes, data: bytes, size: int) -> bytes:
     # RFC 7693 section 2.9.  As strong as HMAC, and there are four of them in each session.
     return hashlib.blake2b(data, key=key, digest_size=size).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class TransferStart:
+    """
+    The data connection of a transfer that the internal node has asked for stands (RFC 959 3.2).
+
+    ``session`` is the id of the session whose control connection it belongs to, ``transfer`` the
+    number (0 to 2**32 - 1) that the internal node gave it when it asked.
+    """
+
+    session: str
+    transfer: int
+
+    def __bytes__(self) -> bytes:
+        return self.transfer.to_bytes(4) + _pack_text(self.session)
+
+    @classmethod
+    def parse(cls, payload: bytes) -> TransferStart:
+        """Raises :class:`PreambleError`."""
+        (session,) = _unpack_texts(payload[4:], 1)
+        return cls(session, int.from_bytes(payload[:4]))
+
+
+Message = SessionStart | TransferStart | SessionReply
+
+_KINDS: dict[type[Message], bytes] = {SessionStart: b"S", TransferStart: b"T", SessionReply: b"R"}
 
 
 def _pack_text(text: str) -> bytes:
@@ -228,34 +257,34 @@ class OpenReader:
             raise PreambleError("the connection ended before the channel was opened")
 
 
-def seal(message: SessionStart | SessionReply, key: bytes) -> bytes:
+def seal(message: Message, key: bytes) -> bytes:
     """The bytes of *message* on the channel whose key is *key*."""
     payload = bytes(message)
-    kind = _START if isinstance(message, SessionStart) else _REPLY
-    body = _HEADER.pack(kind, len(payload)) + payload
+    body = _HEADER.pack(_KINDS[type(message)], len(payload)) + payload
     return body + _keyed_hash(key, body, TAG_BYTES)
 
 
 class MessageReader:
     """
-    Reads the one tagged message that this end may expect into :attr:`found`.
+    Reads one tagged message, of a kind that this end may expect, into :attr:`found`.
 
-    What follows it is left in :attr:`rest`.  *expected* is the message's class, *key* the
-    channel's key.
+    What follows it is left in :attr:`rest`.  *expected* are the classes that the message may be
+    of, *key* is the channel's key.
     """
 
-    def __init__(self, expected: type[SessionStart | SessionReply], key: bytes) -> None:
-        self._expected = expected
+    def __init__(self, expected: Iterable[type[Message]], key: bytes) -> None:
+        self._expected = {_KINDS[kind]: kind for kind in expected}
         self._key = key
         self.rest = b""
-        self.found: SessionStart | SessionReply | None = None
+        self.found: Message | None = None
 
-    def receive(self, data: bytes) -> list[SessionStart | SessionReply]:
+    def receive(self, data: bytes) -> list[Message]:
         """Raises :class:`PreambleError` for another kind, a wrong tag, or too long a message."""
         self.rest += data
         if not self.rest:
             return []
-        if self.rest[:1] != (_START if self._expected is SessionStart else _REPLY):
+        kind = self._expected.get(self.rest[:1])
+        if kind is None:
             raise PreambleError("another message than the one that is due")
         if len(self.rest) < _HEADER.size:
             return []
@@ -270,7 +299,7 @@ class MessageReader:
         if not hmac.compare_digest(tag, _keyed_hash(self._key, body, TAG_BYTES)):
             raise PreambleError("a message has the wrong tag")
         self.rest = self.rest[body_end + TAG_BYTES :]
-        self.found = self._expected.parse(body[_HEADER.size :])
+        self.found = kind.parse(body[_HEADER.size :])
         return [self.found]
 
     def end(self) -> None:

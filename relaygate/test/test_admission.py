@@ -245,6 +245,12 @@ class RefusalTests(SynchronousTestCase):
         """TLS clients get one fatal alert in a record of its own (RFC 8446, section 6)."""
         for row in self.rows():
             self.assertRegex(row().words("tls"), rb"\A\x15\x03\x03\x00\x02\x02.\Z")
+            self.assertEqual(row().words("ftps"), row().words("tls"))
+
+    def test_ftp_words(self) -> None:
+        """FTP clients get one line that begins with 421 (Requirements 7 and 8)."""
+        for row in self.rows():
+            self.assertRegex(row().words("ftp"), rb"\A421 [\x20-\x7e]{10,80}\r\n\Z")
 
     def test_every_protocol_has_words(self) -> None:
         """A service of any protocol can be refused."""
@@ -257,9 +263,9 @@ class RefusalTests(SynchronousTestCase):
         for row in self.rows():
             for protocol in PROTOCOLS:
                 words = row().words(protocol)
-                if not words.isascii() or protocol == "tls":
+                if not words.isascii() or protocol in ("tls", "ftps"):
                     continue
-                text = words.decode()
+                text = words.decode().removeprefix("421 ")
                 self.assertNotRegex(text, r"[0-9/@\[\]]")
                 for word in re.split(r"[\s,]+", text):
                     self.assertRaises(ValueError, ipaddress.ip_address, word)

@@ -106,13 +106,13 @@ class CheckTests(SynchronousTestCase):
     def test_dmz(self) -> None:
         """A good DMZ file is summed up with the name in its certificate."""
         file = self.copy(DMZ, "dmz", Role.DMZ)
-        expected = f'{file}: ok (dmz node "dmz", 2 nodes, 3 listen rules)\n'
+        expected = f'{file}: ok (dmz node "dmz", 2 nodes, 4 listen rules)\n'
         self.assertEqual(call("check", file), (0, expected, ""))
 
     def test_internal(self) -> None:
         """A good internal file likewise, and one of a thing is not spoken of as many."""
         file = self.copy(INTERNAL, "node-a", Role.INTERNAL)
-        expected = f'{file}: ok (internal node "node-a", 1 gateway, 2 services)\n'
+        expected = f'{file}: ok (internal node "node-a", 1 gateway, 3 services)\n'
         self.assertEqual(call("check", file), (0, expected, ""))
 
     def test_wrong_role(self) -> None:
@@ -138,8 +138,8 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual((status, err), (0, ""))
         self.assertEqual(
             out,
-            f"{DMZ}: ok (dmz node, 2 nodes, 3 listen rules)\n"
-            f"{INTERNAL}: ok (internal node, 1 gateway, 2 services)\n",
+            f"{DMZ}: ok (dmz node, 2 nodes, 4 listen rules)\n"
+            f"{INTERNAL}: ok (internal node, 1 gateway, 3 services)\n",
         )
 
     def test_all_files_and_problems(self) -> None:

@@ -204,7 +204,8 @@ level = "loud"
             INTERNAL,
             '"ssh"',
             '"gopher"',
-            'service "sftp".protocol: expected one of "ssh", "tcp", "tls", found "gopher"',
+            'service "sftp".protocol: expected one of "ssh", "tcp", "tls", "ftp", "ftps", '
+            'found "gopher"',
         )
 
     def test_backends(self) -> None:

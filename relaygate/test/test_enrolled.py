@@ -12,11 +12,13 @@ from relaygate import commands
 from relaygate.addresses import ListenRule
 from relaygate.enrolled import NodeBook
 from relaygate.listeners import Listeners
+from relaygate.passive import PassivePorts
 from relaygate.pool import NoChannel
 from relaygate.protocols.preamble import PreambleError, UplinkKeys
 from relaygate.test.test_listeners import FakePort
 from relaygate.test.wire import InternalEnd, MemoryLeg, MemoryTLS, lines, logged
 from relaygate.tls import uplink_secrets
+from relaygate.transfers import Transfers
 from relaygate.uplink import PING_INTERVAL_S, SILENT_PINGS, Uplink, UplinkFailed
 
 
@@ -73,7 +75,11 @@ class BookCase(SynchronousTestCase):
         self.clock = Clock()
         self.ports: list[FakePort] = []
         self.listeners = Listeners(self.bind, [ListenRule.parse("0.0.0.0:1-60000")])
-        self.book = NodeBook(self.clock, self.listeners, "dmz 1.0")
+        reactor: Any = self.clock
+        shelf: Any = None
+        ports = PassivePorts(reactor, (), lambda whole, count: list(whole))
+        self.transfers = Transfers(reactor, shelf, ports)
+        self.book = NodeBook(reactor, self.listeners, "dmz 1.0", self.transfers)
 
     def bind(self, listener: object) -> Any:
         """Open a pretended socket."""

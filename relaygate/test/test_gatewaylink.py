@@ -14,10 +14,12 @@ from relaygate.gatewaylink import SUPERSEDED_WAIT_S, GatewayLink
 from relaygate.identity import Role
 from relaygate.listeners import Listeners
 from relaygate.lobby import Lobby
+from relaygate.passive import PassivePorts
 from relaygate.test.test_enrolled import service
 from relaygate.test.test_listeners import FakePort
 from relaygate.test.wire import Listening, identity, lines, logged, until
 from relaygate.tls import client_context, server_context
+from relaygate.transfers import Transfers
 
 
 class LinkTests(TestCase):
@@ -26,7 +28,9 @@ class LinkTests(TestCase):
     def setUp(self) -> None:
         self.ports: list[FakePort] = []
         self.listeners = Listeners(self.bind, [ListenRule.parse("0.0.0.0:1-60000")])
-        self.book = NodeBook(reactor, self.listeners, "dmz 1.0")
+        shelf: Any = None
+        transfers = Transfers(reactor, shelf, PassivePorts(reactor, (), lambda ports, count: []))
+        self.book = NodeBook(reactor, self.listeners, "dmz 1.0", transfers)
         self.lobby = Lobby(self.book, reactor, lambda: self.context, ["node-a"])
         protocols = [ALPN_UPLINK, ALPN_CHANNEL]
         self.context = server_context(identity("dmz", Role.DMZ), protocols, self.lobby.mismatch)
@@ -46,6 +50,7 @@ class LinkTests(TestCase):
             "dmz",
             2,
             services,
+            {service["tls_channel"] for service in services},
             lambda protocol: client_context(self.node, protocol),
             lambda link, channel, start: None,
             lambda: 0.001,

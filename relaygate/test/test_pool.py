@@ -199,7 +199,7 @@ class StartTests(PoolCase):
     def test_start_and_reply(self) -> None:
         """The start is written under the channel's key; the reply ends our reading of it."""
         starting = self.start()
-        reader = MessageReader(SessionStart, KEYS.channel_key(1))
+        reader = MessageReader([SessionStart], KEYS.channel_key(1))
         self.assertEqual(reader.receive(self.leg.take()), [START])
         self.leg.protocol.dataReceived(seal(SessionReply(3), KEYS.channel_key(1)) + b"SSH-2.0-x")
         self.assertEqual(self.successResultOf(starting), SessionReply(3))

@@ -14,12 +14,14 @@ from relaygate.protocols.preamble import (
     OPEN_BYTES,
     TAG_BYTES,
     ChannelOpen,
+    Message,
     MessageReader,
     OpenReader,
     PreambleError,
     SerialWindow,
     SessionReply,
     SessionStart,
+    TransferStart,
     UplinkKeys,
     seal,
 )
@@ -35,6 +37,7 @@ START = SessionStart(
     reached=("192.0.2.1", 22),
     patience_ms=20_000,
 )
+TRANSFER = TransferStart(session="0123456789abcdef", transfer=513)
 REPLY = SessionReply(3)
 
 OPEN_CASES: ParserCases[OpenReader] = ParserCases(
@@ -45,10 +48,8 @@ OPEN_CASES: ParserCases[OpenReader] = ParserCases(
 )
 
 
-def message_cases(
-    expected: type[SessionStart | SessionReply], key: bytes = KEY
-) -> ParserCases[MessageReader]:
-    """Make the cases of the end that waits for the message *expected*."""
+def message_cases(*expected: type[Message], key: bytes = KEY) -> ParserCases[MessageReader]:
+    """Make the cases of the end that waits for one of the messages *expected*."""
     return ParserCases(
         make=lambda: MessageReader(expected, key),
         receive=lambda reader, data: reader.receive(data),
@@ -58,7 +59,13 @@ def message_cases(
 
 
 START_CASES = message_cases(SessionStart)
+EITHER_CASES = message_cases(SessionStart, TransferStart)
 REPLY_CASES = message_cases(SessionReply)
+EACH = (
+    (START_CASES, seal(START, KEY)),
+    (EITHER_CASES, seal(TRANSFER, KEY)),
+    (REPLY_CASES, seal(REPLY, KEY)),
+)
 
 _SHORT = st.text(max_size=60)
 _PORTS = st.integers(0, 65_535)
@@ -171,6 +178,18 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(data[:-TAG_BYTES], b"R\x00\x01\x03")
         self.assertEqual(len(data), 4 + TAG_BYTES)
 
+    def test_layout_of_a_transfer(self) -> None:
+        """A transfer's start is kind, length, a number of four bytes, one text and a tag."""
+        data = seal(TRANSFER, KEY)
+        payload = b"\0\0\x02\x01\x100123456789abcdef"
+        self.assertEqual(data[:-TAG_BYTES], b"T" + struct.pack(">H", len(payload)) + payload)
+
+    def test_either_start(self) -> None:
+        """One reader takes either kind of start, and no third kind."""
+        for message in (START, TRANSFER):
+            self.assertEqual(EITHER_CASES.check(seal(message, KEY)), Outcome((message,), message))
+        self.assertIn("another message", str(EITHER_CASES.check(seal(REPLY, KEY)).error))
+
     def test_arrives_in_any_pieces(self) -> None:
         """Both are found in any pieces, and the session's first bytes behind them are left over."""
         self.assertEqual(START_CASES.check(seal(START, KEY)), Outcome((START,), START))
@@ -178,18 +197,22 @@ class MessageTests(SynchronousTestCase):
 
     def test_cut_short(self) -> None:
         """An end before the last byte of the tag is one cut short."""
-        for cases, data in ((START_CASES, seal(START, KEY)), (REPLY_CASES, seal(REPLY, KEY))):
+        for cases, data in EACH:
             for length in range(len(data)):
                 self.assertTrue(cases.check(data[:length]).cut_short, length)
 
     def test_wrong_key(self) -> None:
         """A message of another channel's key is refused (Requirement 85)."""
-        for cases, message in ((START_CASES, START), (REPLY_CASES, REPLY)):
+        for cases, message in (
+            (START_CASES, START),
+            (EITHER_CASES, TRANSFER),
+            (REPLY_CASES, REPLY),
+        ):
             self.assertIn("wrong tag", str(cases.check(seal(message, b"x" * 32)).error))
 
     def test_every_byte_is_tagged(self) -> None:
         """A message with any one byte changed is refused, or waits for bytes that never come."""
-        for cases, data in ((START_CASES, seal(START, KEY)), (REPLY_CASES, seal(REPLY, KEY))):
+        for cases, data in EACH:
             for at in range(len(data)):
                 changed = bytearray(data)
                 changed[at] ^= 1
@@ -201,6 +224,8 @@ class MessageTests(SynchronousTestCase):
         """The message of the other direction is refused at its first byte: nothing is mirrored."""
         self.assertIn("another message", str(START_CASES.check(seal(REPLY, KEY)).error))
         self.assertIn("another message", str(REPLY_CASES.check(seal(START, KEY)).error))
+        self.assertIn("another message", str(REPLY_CASES.check(seal(TRANSFER, KEY)).error))
+        self.assertIn("another message", str(START_CASES.check(seal(TRANSFER, KEY)).error))
 
     def test_too_long(self) -> None:
         """A length over the bound is refused before its bytes have come."""
@@ -212,7 +237,7 @@ class MessageTests(SynchronousTestCase):
         """A start whose four texts are as long as a length byte allows is within the bound."""
         text = "x" * 255
         start = SessionStart(text, text, (text, 65_535), (text, 65_535), 2**32 - 1)
-        longest = MessageReader(SessionStart, KEY).receive(seal(start, KEY))
+        longest = MessageReader([SessionStart], KEY).receive(seal(start, KEY))
         self.assertEqual(longest, [start])
 
     def test_bytes_behind_the_last_text(self) -> None:
@@ -220,6 +245,9 @@ class MessageTests(SynchronousTestCase):
         payload = bytes(START)
         for wrong in (payload + b"\0", payload[:-1], payload[:7], b""):
             self.assertRaises(PreambleError, SessionStart.parse, wrong)
+        payload = bytes(TRANSFER)
+        for wrong in (payload + b"\0", payload[:-1], payload[:4], payload[:3], b""):
+            self.assertRaises(PreambleError, TransferStart.parse, wrong)
 
     def test_text_that_is_no_text(self) -> None:
         """A text that is not UTF-8 is refused."""
@@ -234,24 +262,31 @@ class MessageTests(SynchronousTestCase):
     @given(STARTS)
     def test_starts_round_trip(self, start: SessionStart) -> None:
         """What is written as a start is what is read."""
-        self.assertEqual(MessageReader(SessionStart, KEY).receive(seal(start, KEY)), [start])
+        self.assertEqual(MessageReader([SessionStart], KEY).receive(seal(start, KEY)), [start])
+
+    @given(st.builds(TransferStart, session=_SHORT, transfer=st.integers(0, 2**32 - 1)))
+    def test_transfers_round_trip(self, start: TransferStart) -> None:
+        """What is written as a transfer's start is what is read."""
+        reader = MessageReader([SessionStart, TransferStart], KEY)
+        self.assertEqual(reader.receive(seal(start, KEY)), [start])
 
     @given(st.integers(0, 255))
     def test_replies_round_trip(self, code: int) -> None:
         """What is written as a reply is what is read."""
         reply = SessionReply(code)
-        self.assertEqual(MessageReader(SessionReply, KEY).receive(seal(reply, KEY)), [reply])
+        self.assertEqual(MessageReader([SessionReply], KEY).receive(seal(reply, KEY)), [reply])
 
     @given(st.binary(max_size=120) | st.binary(max_size=60).map(lambda tail: b"S\x00\x10" + tail))
     def test_any_bytes(self, data: bytes) -> None:
         """Any bytes raise only PreambleError, and splitting them changes nothing."""
         START_CASES.check(data)
+        EITHER_CASES.check(data.replace(b"S", b"T", 1))
         REPLY_CASES.check(data.replace(b"S", b"R", 1))
 
     @given(st.binary(max_size=MAX_PAYLOAD))
     def test_any_payload(self, payload: bytes) -> None:
         """A payload that the right peer made badly raises only PreambleError."""
-        for parse in (SessionStart.parse, SessionReply.parse):
+        for parse in (SessionStart.parse, TransferStart.parse, SessionReply.parse):
             try:
                 message = parse(payload)
             except PreambleError:

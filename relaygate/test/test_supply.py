@@ -29,6 +29,7 @@ from relaygate.supply import (
     MAX_DIALS,
     MIN_AGE_S,
     ChannelSupply,
+    Start,
     SuppliedChannel,
 )
 from relaygate.test.wire import MemoryLeg
@@ -47,7 +48,7 @@ class SupplyCase(SynchronousTestCase):
         self.clock = Clock()
         self.dials: list[Deferred[Any]] = []
         self.legs: list[MemoryLeg] = []
-        self.started: list[tuple[SuppliedChannel, SessionStart]] = []
+        self.started: list[tuple[SuppliedChannel, Start]] = []
         self.draw = 0.5
         self.patch(supply, "dial", self.dial)
 
@@ -94,7 +95,7 @@ class SupplyCase(SynchronousTestCase):
         (message,) = OpenReader().receive(leg.take())
         return message
 
-    def start(self, leg: MemoryLeg, rest: bytes = b"", message: SessionStart = START) -> bytes:
+    def start(self, leg: MemoryLeg, rest: bytes = b"", message: Start = START) -> bytes:
         """Start a session on *leg*; return the channel's key."""
         key = KEYS.channel_key(self.opening(leg).serial)
         leg.protocol.dataReceived(seal(message, key) + rest)
@@ -326,7 +327,7 @@ class LossTests(SupplyCase):
         key = self.start(leg)
         ((channel, _),) = self.started
         channel.reply(SessionReply(4))
-        self.assertEqual(MessageReader(SessionReply, key).receive(leg.take()), [SessionReply(4)])
+        self.assertEqual(MessageReader([SessionReply], key).receive(leg.take()), [SessionReply(4)])
 
     def test_close(self) -> None:
         """With its uplink the supply ends: idle channels, dials under way, pauses, all of it."""

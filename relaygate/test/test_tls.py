@@ -237,6 +237,7 @@ class WordsTests(TestCase):
             gateway,
             0,
             [],
+            (),
             lambda protocol: client_context(node, alpn),
             lambda link, channel, start: None,
             lambda: 0.999,

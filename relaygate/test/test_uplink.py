@@ -27,6 +27,22 @@ SAMPLES: dict[type[amp.Command], dict[str, Any]] = {
     commands.Hello: {"major": commands.MAJOR, "minor": commands.MINOR, "software": "x"},
     commands.Declare: {"page": 0, "last": True, "services": [SERVICE]},
     commands.OpenChannels: {"tls": True, "count": 3},
+    commands.OpenPassive: {
+        "session": "0123456789abcdef",
+        "transfer": 7,
+        "first": 50_000,
+        "last": 50_999,
+        "peers": [{"network": "198.51.100.0/24"}],
+        "tls": True,
+    },
+    commands.DialActive: {
+        "session": "0123456789abcdef",
+        "transfer": 8,
+        "port": 40_001,
+        "source_port": 20,
+        "tls": False,
+    },
+    commands.CloseTransfer: {"session": "0123456789abcdef", "transfer": 7},
     commands.Ping: {},
     commands.Farewell: {"reason": "bye", "superseded": False},
 }
@@ -129,12 +145,46 @@ class CommandTests(PairCase):
         self.successResultOf(self.pair.ask(self.pair.dmz, commands.OpenChannels, tls=True, count=3))
         self.assertEqual(self.pair.internal_end.asked, [(True, 3)])
 
+    def test_transfers(self) -> None:
+        """What the inside wants of a transfer arrives as it was said."""
+        self.greet()
+        for command in (commands.OpenPassive, commands.DialActive, commands.CloseTransfer):
+            answer = self.pair.ask(self.pair.internal, command, **SAMPLES[command])
+            port = {"port": 50_000} if command is commands.OpenPassive else {}
+            self.assertEqual(self.successResultOf(answer), port)
+        session = "0123456789abcdef"
+        self.assertEqual(
+            self.pair.dmz_end.transfers,
+            [
+                ("passive", session, 7, (50_000, 50_999), ("198.51.100.0/24",), True),
+                ("active", session, 8, 40_001, 20, False),
+                ("close", session, 7),
+            ],
+        )
+
+    def test_transfers_before_hello(self) -> None:
+        """Nothing is opened, dialled or closed for a node that has not said hello."""
+        for command in (commands.OpenPassive, commands.DialActive, commands.CloseTransfer):
+            answer = self.pair.ask(self.pair.internal, command, **SAMPLES[command])
+            self.assert_refused(answer, "hello comes first")
+        self.assertEqual(self.pair.dmz_end.transfers, [])
+
+    def test_low_ports_are_never_dialled(self) -> None:
+        """A port below 1024 cannot even be said in a wish to dial (Requirement 24)."""
+        port = dict(commands.DialActive.arguments)[b"port"]
+        for low in (b"0", b"1", b"22", b"1023"):
+            self.assertRaises(commands.BadArgument, port.fromString, low)
+        self.assertEqual(port.fromString(b"1024"), 1024)
+
     def test_commands_of_the_other_role(self) -> None:
         """A command that only the other role has is refused: a DMZ node cannot declare inside."""
         self.greet()
         for uplink, command in (
             (self.pair.dmz, commands.Hello),
             (self.pair.dmz, commands.Declare),
+            (self.pair.dmz, commands.OpenPassive),
+            (self.pair.dmz, commands.DialActive),
+            (self.pair.dmz, commands.CloseTransfer),
             (self.pair.internal, commands.OpenChannels),
         ):
             answer = self.pair.ask(uplink, command, **SAMPLES[command])

@@ -162,6 +162,7 @@ class DMZEnd(_End):
         super().__init__()
         self.hellos: list[str] = []
         self.declared: list[tuple[int, bool, list[dict[str, Any]]]] = []
+        self.transfers: list[tuple[Any, ...]] = []
 
     def hello(self, uplink: Uplink, software: str) -> int:
         self._fail()
@@ -174,6 +175,29 @@ class DMZEnd(_End):
         self._fail()
         self.declared.append((page, last, list(services)))
         return []
+
+    def open_passive(
+        self,
+        uplink: Uplink,
+        session: str,
+        transfer: int,
+        ports: tuple[int, int],
+        peers: Sequence[str],
+        tls: bool,
+    ) -> int:
+        self._fail()
+        self.transfers.append(("passive", session, transfer, ports, tuple(peers), tls))
+        return ports[0]
+
+    async def dial_active(
+        self, uplink: Uplink, session: str, transfer: int, port: int, source_port: int, tls: bool
+    ) -> None:
+        self._fail()
+        self.transfers.append(("active", session, transfer, port, source_port, tls))
+
+    def close_transfer(self, uplink: Uplink, session: str, transfer: int) -> None:
+        self._fail()
+        self.transfers.append(("close", session, transfer))
 
 
 @implementer(IInternalEnd)

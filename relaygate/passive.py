@@ -1,0 +1,187 @@
+"""
+Ports that are open for one connection each: passive FTP, as the Internet sees it.
+
+A port is bound between the offer and the connection that it was offered for, and no longer.  It is
+one of a range, drawn at random (RFC 2577 section 8), and it is given back by whatever comes first:
+the connection, a wish to close it, or its time.  Who is not expected is closed, and the port stays
+(RFC 2577 section 4 has the attack: whoever connects first gets the file).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any, cast
+
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+
+from relaygate.addresses import HostPort, ListenRule
+from relaygate.admission import Throttle
+from relaygate.commands import NotPermitted, NotPossible
+from relaygate.legport import LegPort, WaitingLeg
+from relaygate.legs import Leg
+
+# Seconds that a port waits for its connection.
+LISTEN_LIMIT_S = 60.0
+# So many ports of a range are tried that others of this machine turn out to hold.
+MAX_TRIES = 32
+FEW = 8
+
+
+class PassivePort(Factory):
+    """
+    One port, open for one connection.
+
+    *expects* tells whether a client's address may connect, *accepted* gets its leg, which is not
+    read, and *expired* is called when nobody came in time.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        room: PassivePorts,
+        expects: Callable[[str], bool],
+        accepted: Callable[[Leg], None],
+        expired: Callable[[], None],
+    ) -> None:
+        self.accepted = accepted
+        self.number = 0
+        self._room = room
+        self._expects = expects
+        self._expired = expired
+        self._port: LegPort | None = None
+        self._limit: IDelayedCall | None = None
+
+    def open(self, host: str, number: int) -> None:
+        """Listen on *host* and port *number*; raises :class:`CannotListenError`."""
+        reactor = self._room.reactor
+        port = LegPort(host, number, self, reactor, transport=WaitingLeg)
+        port.startListening()
+        self._port = port
+        self.number = number
+        self._limit = reactor.callLater(LISTEN_LIMIT_S, self._expire)
+        self._room.bound.add((host, number))
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
+        address = str(getattr(addr, "host", addr))
+        if self._port is None:
+            # Whoever came in the same turn as the one that was accepted.
+            return None
+        if not self._expects(address):
+            self._room.stranger(address, self.number)
+            return None
+        self.close()
+        return _Accepted(self.accepted)
+
+    def _expire(self) -> None:
+        self.close()
+        self._expired()
+
+    def close(self) -> None:
+        """Give the port back, if that has not happened."""
+        if self._port is None or self._limit is None:
+            return
+        if self._limit.active():
+            self._limit.cancel()
+        port, self._port = self._port, None
+        self._room.bound.discard((port.interface, self.number))
+        port.stopListening()
+
+
+class _Accepted(Protocol):
+    """The protocol of a connection that was expected, until it is part of a relay."""
+
+    def __init__(self, accepted: Callable[[Leg], None]) -> None:
+        self._accepted = accepted
+
+    def connectionMade(self) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        leg = cast(Leg, self.transport)
+        leg.abort_by_default()
+        self._accepted(leg)
+
+
+class PassivePorts:
+    """
+    Opens ports within the DMZ's own policy (*rules*), which is asked each time.
+
+    *sample* draws so many of a sequence without repeating, as :meth:`random.Random.sample`;
+    :attr:`bound` are those that are open now, as (host, port).
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        rules: Sequence[ListenRule],
+        sample: Callable[[Sequence[int], int], list[int]],
+    ) -> None:
+        self.reactor = reactor
+        self.bound: set[tuple[str, int]] = set()
+        self._rules = rules
+        self._sample = sample
+        self._strangers = Throttle(reactor.seconds)
+
+    def open(
+        self,
+        host: str,
+        ports: tuple[int, int],
+        expects: Callable[[str], bool],
+        accepted: Callable[[Leg], None],
+        expired: Callable[[], None],
+    ) -> PassivePort:
+        """
+        A port on *host* from *ports* (first and last), for :class:`PassivePort`'s callbacks.
+
+        Raises :class:`NotPermitted` if the policy has none of them, and :class:`NotPossible` if
+        none is free.
+        """
+        allowed = self._allowed(host, ports)
+        if not allowed:
+            raise NotPermitted(
+                f"the DMZ's policy.listen permits none of the ports {ports[0]}-{ports[1]} on {host}"
+            )
+        made = PassivePort(self, expects, accepted, expired)
+        tries = 0
+        for number in self._draw(allowed):
+            if (host, number) in self.bound:
+                continue
+            try:
+                made.open(host, number)
+            except CannotListenError:
+                tries += 1
+                if tries == MAX_TRIES:
+                    break
+            else:
+                return made
+        raise NotPossible(f"no port of {ports[0]}-{ports[1]} is free")
+
+    def _draw(self, ports: Sequence[int]) -> Iterator[int]:
+        # Mostly one of the first is free, and to shuffle them all takes a while.
+        for count in (min(FEW, len(ports)), len(ports)):
+            yield from self._sample(ports, count)
+
+    def _allowed(self, host: str, ports: tuple[int, int]) -> Sequence[int]:
+        spans = []
+        for rule in self._rules:
+            low, high = max(ports[0], rule.first), min(ports[1], rule.last)
+            if low <= high and rule.permits(HostPort(host, low)):
+                spans.append(range(low, high + 1))
+        return spans[0] if len(spans) == 1 else sorted(set(chain(*spans)))
+
+    def stranger(self, address: str, number: int) -> None:
+        """Somebody whom nobody expects has connected to port *number*."""
+        if self._strangers.passes():
+            self.log.warn(
+                "stranger closed on a passive port: address={address} port={port}"
+                " not_logged={not_logged}",
+                address=address,
+                port=number,
+                not_logged=self._strangers.take_suppressed(),
+            )
