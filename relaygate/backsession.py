@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -19,11 +20,14 @@ from relaygate.admission import Caps, Counted
 from relaygate.balance import Balance
 from relaygate.dial import DialFailed, dial
 from relaygate.errors import NoBackend, Refusal, TooMany, TooSlow, UnknownService
+from relaygate.handshake import HandshakeFailed, shake_hands
 from relaygate.legs import Leg
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.pipes import PipeShelf
 from relaygate.protocols.preamble import SessionReply, SessionStart
 from relaygate.relay import Relay
+from relaygate.servicekeys import ServiceFiles
+from relaygate.servicetls import service_context
 from relaygate.sessionlog import log_end, log_open
 from relaygate.sshopening import NotOpened, Opened, SSHOpening
 from relaygate.supply import SuppliedChannel
@@ -35,7 +39,11 @@ REPLY_MARGIN_S = 0.2
 
 
 class Service:
-    """A published service, as the sessions need it."""
+    """
+    A published service, as the sessions need it.
+
+    :attr:`tls` is there where this node ends the clients' TLS.
+    """
 
     def __init__(
         self,
@@ -52,6 +60,12 @@ class Service:
         self.balance = balance
         self.sessions = Counted(caps)
         self.idle_timeout_s = idle_timeout_s
+        self.tls: SSL.Context | None = None
+
+    def use_files(self, files: ServiceFiles) -> None:
+        """New sessions use *files*.  Raises :class:`OpenSSL.SSL.Error`."""
+        if files.key is not None:
+            self.tls = service_context(files.key)
 
 
 class BackSession:
@@ -125,7 +139,18 @@ class BackSession:
             except NotOpened as error:
                 self._end(error.outcome)
                 return
+        elif service.tls is not None:
+            try:
+                await self._secure(outer, service.tls)
+            except HandshakeFailed as error:
+                inner.abortConnection()
+                self._end(Outcome(Cause.CLIENT, Phase.OPEN, f"TLS: {error}"))
+                return
         self._relay(service, outer, inner, opened)
+
+    async def _secure(self, outer: Leg, context: SSL.Context) -> None:
+        outer.stopReading()
+        await shake_hands(outer, lambda: outer.start_tls(context, server=True), self._reactor)
 
     async def _reach(self, service: Service) -> Leg:
         """A leg to a backend.  Raises a :class:`Refusal`."""

@@ -87,6 +87,9 @@ class DMZNode(Service):
             nodes=", ".join(self._config.nodes),
         )
 
+    def reload(self) -> None:
+        """Nothing else is in files."""
+
     def startService(self) -> None:
         """See :class:`twisted.application.service.IService`."""
         super().startService()

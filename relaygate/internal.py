@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import UTC, datetime
 from typing import Any
 
 from OpenSSL import SSL
@@ -20,9 +21,11 @@ from relaygate.config import InternalConfig, ServiceConfig
 from relaygate.errors import Stopping
 from relaygate.gatewaylink import GatewayLink
 from relaygate.identity import Identity
+from relaygate.keeper import Keeper
 from relaygate.outcome import Cause
 from relaygate.pipes import PipeShelf
 from relaygate.protocols.preamble import SessionStart
+from relaygate.servicekeys import ServiceFiles, load_service_files
 from relaygate.supply import SuppliedChannel
 from relaygate.tls import client_context
 
@@ -41,6 +44,9 @@ class InternalNode(MultiService):
         self._reactor = reactor
         self._shelf = PipeShelf()
         self._services = {service.name: _service(service) for service in config.services}
+        self._keepers: list[Keeper[ServiceFiles]] = []
+        for service in config.services:
+            self._keep_files(service)
         self._sessions: set[BackSession] = set()
         self._stopping = False
         self._contexts: dict[bytes, SSL.Context]
@@ -60,6 +66,28 @@ class InternalNode(MultiService):
                 random.random,
                 f"relaygate {__version__}",
             ).setServiceParent(self)
+
+    def _keep_files(self, service: ServiceConfig) -> None:
+        """Read the files of *service*, now and whenever they change."""
+        own = (service.tls.certificate, service.tls.key) if service.tls else ()
+        paths = tuple(path for path in (*own, service.backend_tls.ca) if path)
+        if not paths:
+            return
+
+        def load(now: datetime) -> ServiceFiles:
+            return load_service_files(service.name, own, service.backend_tls.ca, now=now)
+
+        files = load(datetime.fromtimestamp(self._reactor.seconds(), UTC))
+        use = self._services[service.name].use_files
+        use(files)
+        keeper = Keeper("service's TLS", files, load, use, paths, self._reactor)
+        keeper.setServiceParent(self)
+        self._keepers.append(keeper)
+
+    def reload(self) -> None:
+        """Read the files of the services again."""
+        for keeper in self._keepers:
+            keeper.reload()
 
     def use_identity(self, identity: Identity) -> None:
         """New connections are dialled with *identity* from now on."""

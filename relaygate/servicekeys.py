@@ -35,7 +35,38 @@ class ServiceKey:
     """A checked certificate with those that lead to its authority, and its private key."""
 
     chain: tuple[x509.Certificate, ...]
-    key: PrivateKeyTypes = field(repr=False)
+    # It fits the certificate, so it is the same where that is.
+    key: PrivateKeyTypes = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class ServiceFiles:
+    """What the service *name* has in files: its own key, and the authorities of its backends."""
+
+    name: str
+    key: ServiceKey | None
+    authorities: tuple[x509.Certificate, ...]
+
+    @property
+    def not_after(self) -> datetime:
+        """UTC, aware: when the first of its certificates ends."""
+        own = self.key.chain[:1] if self.key else ()
+        return min(each.not_valid_after_utc for each in (*own, *self.authorities))
+
+
+def load_service_files(
+    name: str, own: tuple[Path, Path] | tuple[()], ca: Path | None, *, now: datetime
+) -> ServiceFiles:
+    """
+    Read the files of the service *name*, as far as it has them: *own* are certificate and key.
+
+    *now* is aware.  Raises :class:`IdentityError`, which names the service.
+    """
+    try:
+        pair = load_service_key(*own, now=now) if own else None
+        return ServiceFiles(name, pair, tuple(load_authorities(ca)) if ca else ())
+    except IdentityError as error:
+        raise IdentityError(f'service "{name}": {error}') from None
 
 
 def load_service_key(certificate: Path, key: Path, *, now: datetime) -> ServiceKey:

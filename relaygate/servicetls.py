@@ -37,6 +37,23 @@ def _context() -> SSL.Context:
     return context
 
 
+def _context_with(key: ServiceKey) -> SSL.Context:
+    context = _context()
+    own, *others = key.chain
+    context.use_certificate(own)
+    for certificate in others:
+        context.add_extra_chain_cert(certificate)
+    context.use_privatekey(key.key)  # type: ignore[arg-type]
+    context.set_session_cache_mode(SSL.SESS_CACHE_SERVER)
+    context.set_session_id(b"relaygate")
+    return context
+
+
+def service_context(key: ServiceKey) -> SSL.Context:
+    """The server's side for a service that ends its clients' TLS and passes on what was in it."""
+    return _context_with(key)
+
+
 class SessionTLS:
     """
     The server's side for one FTP session, its control and its data connections: :attr:`context`.
@@ -46,14 +63,7 @@ class SessionTLS:
     """
 
     def __init__(self, key: ServiceKey) -> None:
-        self.context = context = _context()
-        own, *others = key.chain
-        context.use_certificate(own)
-        for certificate in others:
-            context.add_extra_chain_cert(certificate)
-        context.use_privatekey(key.key)  # type: ignore[arg-type]
-        context.set_session_cache_mode(SSL.SESS_CACHE_SERVER)
-        context.set_session_id(b"ftp")
+        self.context = context = _context_with(key)
         context.set_alpn_select_callback(_only_ftp)
         # pyOpenSSL does not tell whether a session was resumed; but who resumes needs no
         # certificate (RFC 8446 section 2.2, RFC 5246 section 7.3).

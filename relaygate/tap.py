@@ -18,7 +18,7 @@ from twisted.python.usage import Options, UsageError
 
 from relaygate.config import ConfigError, IdentityFiles, LogConfig
 from relaygate.identity import Identity, IdentityError, Role, load_identity
-from relaygate.identitykeeper import IdentityKeeper
+from relaygate.keeper import Keeper
 from relaygate.logs import FileObserver, open_log
 
 # Descriptors beside two for each session: listeners, channels, pipes, files.
@@ -54,6 +54,9 @@ class INode(Protocol):
     def use_identity(self, identity: Identity) -> None:
         """Use *identity* for new connections."""
 
+    def reload(self) -> None:
+        """Read again what else the node has from files."""
+
 
 C = TypeVar("C", bound=IConfig)
 
@@ -81,17 +84,26 @@ def make_program(
         identity = read(now=datetime.now(UTC))
     except IdentityError as error:
         _refuse_to_start(str(error))
-    node = make_node(config, identity, reactor)
-    keeper = IdentityKeeper(
+    try:
+        node = make_node(config, identity, reactor)
+    except IdentityError as error:
+        _refuse_to_start(str(error))
+    keeper = Keeper(
+        "identity",
         identity,
         lambda now: read(now=now),
         node.use_identity,
         (files.certificate, files.key, files.ca),
         reactor,
     )
+
+    def reload() -> None:
+        keeper.reload()
+        node.reload()
+
     program = Program(
         reactor,
-        keeper,
+        reload,
         _open_log(config.log, options.parent),
         max_sessions=getattr(config, "max_sessions", 0),
     )
@@ -127,6 +139,7 @@ class Program(MultiService):
     """
     The whole program: the node, the keeper of its identity, its log, and its signals.
 
+    *reload* reads again what is in files, at SIGHUP.
     *max_sessions* is how many sessions the configuration allows, if it says so.
     """
 
@@ -135,7 +148,7 @@ class Program(MultiService):
     def __init__(
         self,
         reactor: Any,
-        keeper: IdentityKeeper,
+        reload: Callable[[], object],
         observer: FileObserver | None,
         *,
         max_sessions: int = 0,
@@ -143,7 +156,7 @@ class Program(MultiService):
         super().__init__()
         self._max_sessions = max_sessions
         self._reactor = reactor
-        self._keeper = keeper
+        self._reload = reload
         self._observer = observer
 
     def setServiceParent(self, parent: Any) -> None:
@@ -164,7 +177,7 @@ class Program(MultiService):
             limit=hard,
             sessions=room,
         )
-        signal.signal(signal.SIGHUP, self._from_signal(self._keeper.reload))
+        signal.signal(signal.SIGHUP, self._from_signal(self._reload))
         if self._observer is not None:
             signal.signal(signal.SIGUSR1, self._from_signal(self._reopen))
         super().startService()

@@ -11,6 +11,7 @@ from typing import Literal
 
 from relaygate.config import ConfigError, DMZConfig, InternalConfig, Problem, load, printable
 from relaygate.identity import IdentityError, Role, load_identity
+from relaygate.servicekeys import load_service_files
 
 __all__ = ["add_parser"]
 
@@ -67,6 +68,8 @@ def _summary(file: Path, kind: Literal["dmz", "internal"] | None, *, with_identi
             _count(config.services, "service"),
         ]
         role = Role.INTERNAL
+        if with_identity:
+            _check_services(file, config)
     if with_identity:
         parts[0] += f' "{_identity_name(file, config, role)}"'
     return ", ".join(parts)
@@ -79,6 +82,19 @@ def _identity_name(file: Path, config: DMZConfig | InternalConfig, role: Role) -
         return load_identity(paths.certificate, paths.key, paths.ca, role=role, now=now).name
     except IdentityError as error:
         raise ConfigError((Problem(str(file), "identity", str(error)),)) from error
+
+
+def _check_services(file: Path, config: InternalConfig) -> None:
+    """Raise ConfigError with every service whose certificate, key or CA cannot be used."""
+    problems = []
+    for service in config.services:
+        own = (service.tls.certificate, service.tls.key) if service.tls else ()
+        try:
+            load_service_files(service.name, own, service.backend_tls.ca, now=datetime.now(UTC))
+        except IdentityError as error:
+            problems.append(Problem(str(file), "service", str(error)))
+    if problems:
+        raise ConfigError(tuple(problems))
 
 
 def _count(things: Sequence[object], word: str) -> str:

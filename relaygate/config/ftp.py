@@ -181,8 +181,9 @@ def check_ftp(reader: Reader, where: str, fields: dict[str, Any]) -> None:
         return
     if protocol not in FTP_PROTOCOLS:
         for name in ("tls", "backend_tls", "ftp"):
-            if name in fields:
-                only = " or ".join(f'"{word}"' for word in FTP_PROTOCOLS)
+            if name in fields and (name, protocol) != ("tls", "tls"):
+                words = (*FTP_PROTOCOLS, "tls") if name == "tls" else FTP_PROTOCOLS
+                only = " or ".join(f'"{word}"' for word in words)
                 reader.wrong(
                     f"{where}.{name}", f'only a service of {only} has it, not "{protocol}"'
                 )

@@ -112,8 +112,29 @@ class CheckTests(SynchronousTestCase):
     def test_internal(self) -> None:
         """A good internal file likewise, and one of a thing is not spoken of as many."""
         file = self.copy(INTERNAL, "node-a", Role.INTERNAL)
+        self.service_files()
         expected = f'{file}: ok (internal node "node-a", 1 gateway, 3 services)\n'
         self.assertEqual(call("check", file), (0, expected, ""))
+
+    def test_files_of_services(self) -> None:
+        """What a service's clients are shown is read as well, and its mistakes name the service."""
+        file = self.copy(INTERNAL, "node-a", Role.INTERNAL)
+        self.service_files()
+        (self.folder / "ftp.key").chmod(0o644)
+        status, said, complaint = call("check", file)
+        self.assertEqual((status, said), (2, ""))
+        self.assertIn(f'{file}: service: service "ftp": key', complaint)
+
+    def service_files(self) -> None:
+        """Put the files of the example's FTP service into the folder."""
+        now = datetime.now(UTC)
+        ca = make_ca("service CA", now, 10)
+        pair = issue(ca, "ftp", Role.DMZ, now, 5)
+        (self.folder / "ftp.pem").write_bytes(pair.certificate_pem)
+        key = self.folder / "ftp.key"
+        key.touch(mode=0o600)
+        key.write_bytes(pair.key_pem)
+        (self.folder / "private-ca.pem").write_bytes(ca.certificate_pem)
 
     def test_wrong_role(self) -> None:
         """A certificate of the other role is found before the node is started."""

@@ -77,8 +77,10 @@ def free_port() -> int:
     return number
 
 
-class SessionTests(TestCase):
+class SessionCase(TestCase):
     """A DMZ node and an internal node in one reactor, with TLS and sockets as they are."""
+
+    timeout = 60
 
     async def start(
         self,
@@ -142,6 +144,10 @@ class SessionTests(TestCase):
         """Wait for *count* end lines of sessions."""
         await until(lambda: len(lines(events, " end: ")) >= count, "the end lines")
         return lines(events, " end: ")
+
+
+class SessionTests(SessionCase):
+    """What becomes of a client, by the protocol of the service."""
 
     async def test_bytes_and_lines(self) -> None:
         """Bytes pass both ways over clear and TLS channels, and both nodes log one id."""

@@ -205,7 +205,7 @@ class ProgramTests(SynchronousTestCase):
 
     def test_signals(self) -> None:
         """SIGHUP reloads the identity and SIGUSR1 reopens the log, both in the reactor's turn."""
-        program = Program(self.reactor, self.keeper, self.observer)
+        program = Program(self.reactor, self.keeper.reload, self.observer)
         program.startService()
         self.handlers[signal.SIGHUP](signal.SIGHUP, None)
         self.handlers[signal.SIGUSR1](signal.SIGUSR1, None)
@@ -216,7 +216,7 @@ class ProgramTests(SynchronousTestCase):
 
     def test_log_of_twistd(self) -> None:
         """Where twistd logs in its own way, SIGUSR1 and the log are left to it."""
-        program = Program(self.reactor, self.keeper, None)
+        program = Program(self.reactor, self.keeper.reload, None)
         application = Parent()
         program.setServiceParent(application)
         program.startService()
@@ -226,12 +226,12 @@ class ProgramTests(SynchronousTestCase):
     def test_our_log(self) -> None:
         """The application gets our log, which twistd then uses instead of its own."""
         application = Parent()
-        Program(self.reactor, self.keeper, self.observer).setServiceParent(application)
+        Program(self.reactor, self.keeper.reload, self.observer).setServiceParent(application)
         self.assertIs(application.getComponent(ILogObserver), self.observer)
 
     def test_descriptors(self) -> None:
         """The soft limit of descriptors is raised to the hard one (Requirement 84)."""
-        Program(self.reactor, self.keeper, self.observer).startService()
+        Program(self.reactor, self.keeper.reload, self.observer).startService()
         self.assertEqual(self.limits, [(4096, 4096)])
 
 
@@ -336,10 +336,10 @@ class TwistdTests(TestCase):
         await node.logged("DMZ node dmz waits")
         self.authority.identity("dmz", Role.DMZ)
         node.kill(signal.SIGHUP)
-        found = await node.logged("identity changed: node=dmz not_after=")
+        found = await node.logged("identity changed: name=dmz not_after=")
         stranger = pki.make_ca("stranger", datetime.now(UTC))
         made = pki.issue(stranger, "dmz", Role.DMZ, datetime.now(UTC))
         (self.authority.folder / "dmz.pem").write_bytes(made.certificate_pem)
         node.kill(signal.SIGHUP)
-        await node.logged("identity not changed: ", after=found.end())
+        await node.logged("identity not changed: name=dmz", after=found.end())
         self.assertEqual(await node.stop(), -signal.SIGTERM)

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate import pki
 from relaygate.identity import Identity, Role, load_identity
-from relaygate.identitykeeper import LOOK_S, WARN_AGAIN_S, WARN_BEFORE, IdentityKeeper
+from relaygate.keeper import LOOK_S, WARN_AGAIN_S, WARN_BEFORE, Keeper
 from relaygate.test.wire import lines, logged
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -37,8 +37,13 @@ class KeeperCase(SynchronousTestCase):
         files = (self.certificate, self.key, self.folder / "ca.pem")
         self.load = partial(load_identity, *files, role=Role.INTERNAL)
         self.first = self.load(now=START)
-        self.keeper = IdentityKeeper(
-            self.first, lambda now: self.load(now=now), self.used.append, files, self.clock
+        self.keeper = Keeper(
+            "identity",
+            self.first,
+            lambda now: self.load(now=now),
+            self.used.append,
+            files,
+            self.clock,
         )
         self.keeper.startService()
         self.addCleanup(self.stop)
@@ -84,7 +89,7 @@ class ChangeTests(KeeperCase):
         self.assertNotEqual(identity.certificate_pem, self.first.certificate_pem)
         self.assertGreater(identity.not_after, self.first.not_after)
         (line,) = lines(events)
-        self.assertIn("identity changed: node=node-a", line)
+        self.assertIn("identity changed: name=node-a", line)
         self.assertIn(identity.not_after.isoformat(), line)
 
     def test_used_once(self) -> None:

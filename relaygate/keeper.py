@@ -1,10 +1,11 @@
-"""Keeps a running node's identity up to date: certificates are renewed while nodes run."""
+"""Keeps what a running node has from files up to date: certificates are renewed while nodes run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from OpenSSL import SSL
 from twisted.application.service import Service
@@ -12,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from relaygate.identity import Identity, IdentityError
+from relaygate.identity import IdentityError
 
 # Seconds between two looks at the files.
 LOOK_S = 60.0
@@ -21,26 +22,43 @@ WARN_BEFORE = timedelta(days=30)
 WARN_AGAIN_S = 24 * 3600.0
 
 
-class IdentityKeeper(Service):
-    """
-    Reads the identity again when its files have changed, or when told to.
+class IKept(Protocol):
+    """What is read from files: whose it is, and when the first of its certificates ends (UTC)."""
 
-    *load* reads and checks it at a time (UTC), *use* puts it to work, *paths* are its files.  A
-    file that cannot be used leaves the node as it is, with a line in the log: the old certificate
-    goes on.
+    @property
+    def name(self) -> str:
+        """A node's or a service's name."""
+
+    @property
+    def not_after(self) -> datetime:
+        """The end of a certificate or of its CA, whichever comes first."""
+
+
+K = TypeVar("K", bound=IKept)
+
+
+class Keeper(Service, Generic[K]):
+    """
+    Reads *kept* again when its files have changed, or when told to.
+
+    *what* it is stands in the log; *load* reads and checks it at a time (UTC), *use* puts it to
+    work, *paths* are its files.  A file that cannot be used leaves the node as it is, with a line
+    in the log: the old certificate goes on.
     """
 
     log = Logger()
 
     def __init__(
         self,
-        identity: Identity,
-        load: Callable[[datetime], Identity],
-        use: Callable[[Identity], None],
+        what: str,
+        kept: K,
+        load: Callable[[datetime], K],
+        use: Callable[[K], None],
         paths: tuple[Path, ...],
         clock: IReactorTime,
     ) -> None:
-        self._identity = identity
+        self._what = what
+        self._kept = kept
         self._load = load
         self._use = use
         self._paths = paths
@@ -62,34 +80,43 @@ class IdentityKeeper(Service):
             self._looks.stop()
 
     def look(self) -> None:
-        """Read the identity again if a file has changed; warn when its end is near."""
+        """Read it again if a file has changed; warn when its end is near."""
         if self._state() != self._seen:
             self.reload()
         self._warn()
 
     def reload(self) -> None:
-        """Read the identity again now."""
+        """Read it again now."""
         self._seen = self._state()
         try:
-            identity = self._load(self._now())
+            kept = self._load(self._now())
         except IdentityError as error:
-            self.log.error("identity not changed: {reason}", reason=str(error))
+            self._refuse(str(error))
             return
-        if identity == self._identity:
-            self.log.info("identity read again: unchanged")
+        if kept == self._kept:
+            self.log.info("{what} read again: unchanged name={name}", **self._named)
             return
         try:
-            self._use(identity)
+            self._use(kept)
         except SSL.Error as error:
-            self.log.error("identity not changed: OpenSSL refuses it: {reason}", reason=str(error))
+            self._refuse(f"OpenSSL refuses it: {error}")
             return
-        self._identity = identity
+        self._kept = kept
         self._warned_at = None
         self.log.info(
-            "identity changed: node={node} not_after={not_after}",
-            node=identity.name,
-            not_after=identity.not_after.isoformat(),
+            "{what} changed: name={name} not_after={not_after}",
+            not_after=kept.not_after.isoformat(),
+            **self._named,
         )
+
+    def _refuse(self, reason: str) -> None:
+        self.log.error(
+            "{what} not changed: name={name} reason={reason!r}", reason=reason, **self._named
+        )
+
+    @property
+    def _named(self) -> dict[str, str]:
+        return {"what": self._what, "name": self._kept.name}
 
     def _state(self) -> list[tuple[int, int] | None]:
         state: list[tuple[int, int] | None] = []
@@ -104,17 +131,17 @@ class IdentityKeeper(Service):
 
     def _warn(self) -> None:
         now = self._clock.seconds()
-        left = self._identity.not_after - self._now()
+        left = self._kept.not_after - self._now()
         if left > WARN_BEFORE or (
             self._warned_at is not None and now - self._warned_at < WARN_AGAIN_S
         ):
             return
         self._warned_at = now
         self.log.warn(
-            "the certificate of {node} (or its CA) ends in {days} days, at {not_after}: renew it",
-            node=self._identity.name,
+            "the certificate of {name} (or its CA) ends in {days} days, at {not_after}: renew it",
+            name=self._kept.name,
             days=left.days,
-            not_after=self._identity.not_after.isoformat(),
+            not_after=self._kept.not_after.isoformat(),
         )
 
     def _now(self) -> datetime:

@@ -1,0 +1,62 @@
+"""A TLS handshake on a leg, as something to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IHandshakeListener, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relaygate.legs import Leg
+
+# Seconds for a handshake of a client's or a backend's.
+HANDSHAKE_LIMIT_S = 20.0
+
+
+class HandshakeFailed(Exception):
+    """A TLS handshake did not succeed, and the leg is gone; the text says why."""
+
+
+@implementer(IHandshakeListener)
+class _Shaking(Protocol):
+    """The protocol of a leg during its handshake."""
+
+    def __init__(self) -> None:
+        self.done: Deferred[None] = Deferred()
+
+    def handshakeCompleted(self) -> None:
+        """See :class:`twisted.internet.interfaces.IHandshakeListener`."""
+        self.done.callback(None)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        if not self.done.called:
+            self.done.errback(HandshakeFailed(reason.getErrorMessage()))
+
+
+async def shake_hands(leg: Leg, start: Callable[[], None], clock: IReactorTime) -> None:
+    """
+    Secure *leg*, which nobody reads, by a handshake that *start* begins.
+
+    When it is done nobody reads the leg again.  Raises :class:`HandshakeFailed`; cancelling aborts
+    the leg.
+    """
+    shaking = _Shaking()
+    leg.protocol = shaking
+    shaking.makeConnection(leg)
+    if not leg.connected:
+        raise HandshakeFailed("the connection was lost")
+    start()
+    leg.startReading()
+    try:
+        await shaking.done.addTimeout(HANDSHAKE_LIMIT_S, clock)
+    except TimeoutError:
+        leg.abortConnection()
+        raise HandshakeFailed(f"it took longer than {HANDSHAKE_LIMIT_S:g} s") from None
+    except CancelledError:
+        leg.abortConnection()
+        raise
+    leg.stopReading()
