@@ -29,6 +29,8 @@ ORDER: Final = {
     # 0, ground: parsers and writers
     "": 0,
     "protocols": 1,
+    "protocols.ftp": 10,
+    "protocols.ftpaddr": 20,
     "protocols.preamble": 10,
     "protocols.sshident": 10,
     # 1, values: no Twisted, no clock, no randomness
