@@ -21,7 +21,9 @@ CUT_EVERYWHERE = 600
 class Parser(Protocol):
     """What the cases need to know of a parser."""
 
-    rest: bytes
+    @property
+    def rest(self) -> bytes:
+        """The bytes that came and belong to nothing that is finished."""
 
     def end(self) -> None:
         """Raise the parser's violation if the input was cut short."""

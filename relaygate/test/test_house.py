@@ -29,6 +29,15 @@ ORDER: Final = {
     # 0, ground: parsers and writers
     "": 0,
     "protocols": 1,
+    "protocols.ftp": 10,
+    "protocols.ftpaddr": 20,
+    "protocols.ftpeffects": 20,
+    "protocols.ftpfeat": 20,
+    "protocols.ftpmask": 20,
+    "protocols.ftptls": 30,
+    "protocols.ftpexchange": 40,
+    "protocols.ftpdata": 50,
+    "protocols.ftpalg": 60,
     "protocols.preamble": 10,
     "protocols.sshident": 10,
     # 1, values: no Twisted, no clock, no randomness

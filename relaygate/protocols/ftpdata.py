@@ -1,0 +1,411 @@
+"""
+The exchanges of an FTP session that lead to data: an address agreed on, then a transfer.
+
+*Preparation* answers PASV, EPSV, PORT or EPRT.  Its two halves run side by side: the client's (a
+port opened for it, or its own address taken) and the backend's (EPSV or PASV and a dial, or a port
+opened and PORT or EPRT).  So when a transfer's command comes, it goes to the backend with nothing
+of ours in front of it, and REST and its transfer stay together.
+
+*Transferring* is the command that uses it::
+
+    held --backend's leg stands--> sent --1yz--> dialling --dialled--> flowing
+                                     |    1yz, passive client -----------^
+                                     |
+                                     +--2yz, 4yz, 5yz: nothing flows, both legs are given back
+
+The backend's final reply is told when it is here *and* the data has ended: only then has a download
+reached the client, and only then may the next command reach the backend.  If the data was broken
+off, the client hears so, even if the backend believes that it is complete.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from relaygate.protocols.ftp import Command, Reply
+from relaygate.protocols.ftpaddr import (
+    FTPAddressError,
+    eprt_argument,
+    extended_passive_reply,
+    is_ipv4,
+    passive_port,
+    passive_reply,
+    port_argument,
+)
+from relaygate.protocols.ftpeffects import (
+    BackendTLS,
+    CloseData,
+    DataEnd,
+    DialActive,
+    DialBackendData,
+    Direction,
+    End,
+    ListenBackendData,
+    OpenPassive,
+    SendReply,
+    StartData,
+    TransferSeen,
+    Wait,
+)
+from relaygate.protocols.ftpexchange import Core, Exchange, Transfer
+
+NO_DATA = Reply.of(425, "Cannot open data connection.")
+BROKEN = Reply.of(426, "Data connection broken off, transfer aborted.")
+
+
+class Preparation(Exchange):
+    """PASV or EPSV (*port* is None), PORT or EPRT (*port* is where the client waits)."""
+
+    def __init__(self, core: Core, verb: str, port: int | None) -> None:
+        super().__init__(core)
+        core.drop_offer()
+        core.transfers += 1
+        self.transfer = Transfer(core.transfers, port)
+        self._verb = verb
+        self._asked = ""  # what the backend was asked and has not answered
+        self._offered: Reply | None = None
+        self._agreed = False
+
+    @property
+    def wait(self) -> Wait:  # type: ignore[override]
+        """The backend's reply, or a port of ours."""
+        return Wait.REPLY if self._asked else Wait.PREPARING
+
+    def begin(self) -> None:
+        """Begin both halves."""
+        number = self.transfer.number
+        if self.transfer.port is None:
+            self.core.emit(OpenPassive(number, self.core.protection.private))
+        else:
+            self._offered = Reply.of(200, f"{self._verb} command successful.")
+        if self.core.policy.backend_active:
+            self.core.emit(ListenBackendData(number))
+        else:
+            self._ask("EPSV" if self.core.backend_has_epsv else "PASV")
+
+    def passive_opened(self, host: str, port: int) -> None:
+        """The client's port is open, and may be reached at *host*."""
+        if self._verb == "EPSV":
+            self._offered = extended_passive_reply(port)
+        elif is_ipv4(host):
+            self._offered = passive_reply(host, port)
+        else:
+            failure = Reply.of(522, "Network protocol not supported, use EPSV.")
+            self.core.fail(self.transfer, failure)
+        self.changed()
+
+    def backend_listening(self, host: str, port: int) -> None:
+        """A port is open for the backend: tell it."""
+        if is_ipv4(host):
+            self._ask("PORT", port_argument(host, port))
+        else:
+            self._ask("EPRT", eprt_argument(host, port))
+
+    def reply_received(self, reply: Reply) -> None:
+        """Take the backend's answer to what it was asked."""
+        if reply.preliminary or not self._asked:
+            return
+        asked, self._asked = self._asked, ""
+        if asked in ("PORT", "EPRT"):
+            self.transfer.backend_ready = self._agreed = reply.code < 300
+            if not self._agreed:
+                self._refused(reply)
+        elif asked == "EPSV" and reply.code >= 500 and reply.code != 530:
+            self.core.backend_has_epsv = False
+            if self.transfer.failed is None:
+                self._ask("PASV")
+        else:
+            try:
+                port = passive_port(reply)
+            except FTPAddressError:
+                self._refused(reply)
+            else:
+                self._agreed = True
+                if self.transfer.failed is None:
+                    self.core.emit(DialBackendData(self.transfer.number, port))
+        self.changed()
+
+    def changed(self) -> None:
+        """Answer the client as soon as both halves are there, or one cannot be."""
+        if self._asked or self.done:
+            return
+        if self.transfer.failed is not None:
+            self.core.emit(SendReply(self.transfer.failed))
+            self.done = True
+        elif self._agreed and self._offered is not None:
+            self.core.offer = self.transfer
+            self.core.emit(SendReply(self._offered))
+            self.done = True
+
+    def _ask(self, verb: str, argument: bytes | None = None) -> None:
+        self._asked = verb
+        self.core.send(Command(verb, argument))
+
+    def _refused(self, reply: Reply) -> None:
+        """What the backend says about a login or about trouble is the client's to know."""
+        passes = 400 <= reply.code < 500 or reply.code == 530
+        self.core.fail(self.transfer, self.core.masked(reply) if passes else NO_DATA)
+
+
+class Transferring(Exchange):
+    """
+    A command that moves data, or, with an unknown *direction*, one that may.
+
+    Beside it, STAT and QUIT may be asked (*asides*): their replies are told apart by their codes,
+    because some servers answer at once and some behind the transfer.
+    """
+
+    ASIDES: ClassVar[dict[str, frozenset[int]]] = {
+        "STAT": frozenset({211, 212, 213, 500, 501, 502, 503, 504}),
+        "QUIT": frozenset({221, 500, 501, 502, 503, 504}),
+    }
+
+    def __init__(
+        self, core: Core, command: Command, transfer: Transfer, direction: Direction
+    ) -> None:
+        super().__init__(core)
+        self.transfer = transfer
+        self._command = command
+        self._path = command.words
+        self._direction = direction
+        self._protected = core.protection.private
+        self._sent = False
+        self._begun = False  # the backend has said 1yz
+        self._held: Reply | None = None  # that 1yz, until the client is dialled
+        self._over = False  # the data has ended, or will not come
+        self._end = DataEnd.WHOLE
+        self._final: Reply | None = None
+        self._told = False
+        self._aside = ""
+        self._quit = False
+        self._aborting = False
+        self._probing = False
+
+    @property
+    def wait(self) -> Wait:  # type: ignore[override]
+        """See :class:`Wait`."""
+        if not self._sent or self._held is not None:
+            return Wait.PREPARING
+        if self._aborting:
+            return Wait.REPLY if self._over or not self._begun else Wait.ABORT
+        if not self._begun or self._over:
+            return Wait.REPLY
+        failed = self._final is not None and self._final.code >= 400
+        return Wait.DRAIN if failed else Wait.DATA
+
+    def begin(self) -> None:
+        """Send the command, once nothing can keep the transfer from beginning."""
+        if self._direction is Direction.UNKNOWN:
+            self._send()
+        else:
+            self.core.offer = None
+            self.changed()
+
+    def changed(self) -> None:
+        """Something about the backend's leg, or about the transfer as a whole, has changed."""
+        failed = self.transfer.failed
+        if failed is None:
+            if not self._sent and self.transfer.backend_ready:
+                self._send()
+        elif not self._sent:
+            self._tell(failed)
+            self.done = True
+        else:
+            self._over = True
+            self._held = None
+            self._settle()
+
+    def _send(self) -> None:
+        self._sent = True
+        self.core.send(self._command)
+
+    # What the backend says.
+
+    def reply_received(self, reply: Reply) -> None:
+        """Take one of the backend's replies: to the command, to an aside, or to ABOR."""
+        if self._probing:
+            self._probed(reply)
+        elif self._aside and reply.code in self.ASIDES[self._aside]:
+            self._aside_answered(reply)
+        elif reply.preliminary:
+            self._preliminary(reply)
+        elif self._final is None:
+            self._final = reply
+            if self._aborting:
+                self._aborted()
+            else:
+                self._settle()
+        elif self._aside:
+            self._aside_answered(reply)
+
+    def _preliminary(self, reply: Reply) -> None:
+        if self._begun or self._over or self._aborting:
+            if self._held is None and not self._over:
+                self.core.pass_on(reply)
+            return
+        self._begun = True
+        if self.core.offer is self.transfer:
+            self.core.offer = None
+        if self._command.verb == "STOU" and b"FILE: " in reply.text:
+            self._path = reply.text.partition(b"FILE: ")[2]  # RFC 1123, section 4.1.2.9
+        if self.transfer.port is None:
+            self.core.pass_on(reply)
+            self._start()
+        else:
+            self._held = reply
+            number, port = self.transfer.number, self.transfer.port
+            self.core.emit(DialActive(number, port, self._protected))
+
+    def _start(self) -> None:
+        self.core.emit(
+            StartData(
+                self.transfer.number, self._direction, self._protected, self._backend_protected
+            )
+        )
+
+    @property
+    def _backend_protected(self) -> bool:
+        policy = self.core.policy
+        return policy.backend_data and policy.backend is not BackendTLS.OFF
+
+    # What becomes of the data.
+
+    def active_dialled(self) -> None:
+        """The client is reached: only now does it hear that the transfer begins."""
+        if self._held is not None:
+            self.core.pass_on(self._held)
+            self._held = None
+            self._start()
+            self._settle()
+
+    def data_ended(self, end: DataEnd) -> None:
+        """All that could be moved is moved."""
+        if self._begun and not self._over and self._held is None:
+            self._over = True
+            self._end = end
+            self._settle()
+
+    def cut(self) -> None:
+        """Break the data off, if there is any or may be: somebody has lost patience."""
+        if self._over or self._told:
+            return
+        if not self._sent:
+            self.core.emit(CloseData(self.transfer.number, abort=False))
+            self._tell(BROKEN)
+            self.done = True
+        elif self._is_transfer:
+            self._drop()
+            self._end = DataEnd.CLIENT_BROKE
+            self._settle()
+
+    @property
+    def _is_transfer(self) -> bool:
+        return self._begun or self._direction is not Direction.UNKNOWN
+
+    def _drop(self) -> None:
+        if not self._over:
+            self.core.emit(CloseData(self.transfer.number, abort=self._begun))
+            self._over = True
+            self._held = None
+
+    def _settle(self) -> None:
+        """Tell the end when it is known; be done when nothing more is due."""
+        if self._final is None:
+            return
+        if not self._begun:
+            if self._is_transfer:
+                self._drop()
+            self._over = True
+        elif not self._over:
+            if self._held is None or self._final.code < 400:
+                return
+            self._drop()
+        if not self._told:
+            self._tell_final(self._final)
+        if self._aside:
+            return
+        self.done = True
+        if self._quit:
+            self.core.end(End.DONE, "the client quit")
+
+    def _tell_final(self, final: Reply) -> None:
+        broken = self._end is not DataEnd.WHOLE and not self._aborting
+        if self.transfer.failed is not None and self._is_transfer:
+            self._tell(self.transfer.failed)
+        elif broken and final.code < 400:
+            self._tell(BROKEN)
+        else:
+            self.core.pass_on(final)
+            self._note(final)
+
+    def _tell(self, reply: Reply) -> None:
+        self.core.emit(SendReply(reply))
+        self._note(reply)
+
+    def _note(self, reply: Reply) -> None:
+        self._told = True
+        if self._is_transfer:
+            seen = TransferSeen(
+                self.transfer.number,
+                self._command.verb,
+                self._path,
+                self._direction,
+                self.transfer.port is None,
+                self._protected,
+                self._backend_protected,
+                reply.code,
+            )
+            self.core.emit(seen)
+
+    # What the client asks meanwhile.
+
+    @property
+    def takes_asides(self) -> bool:
+        """Whether STAT or QUIT may be sent now."""
+        return self._begun and self._final is None and not (self._aside or self._aborting)
+
+    def ask(self, command: Command) -> None:
+        """Send STAT or QUIT while the data flows."""
+        self._aside = command.verb
+        self.core.send(command)
+
+    def _aside_answered(self, reply: Reply) -> None:
+        if not reply.preliminary:
+            self._quit = self._aside == "QUIT" and reply.code < 300
+            self._aside = ""
+        self.core.pass_on(reply)
+        self._settle()
+
+    @property
+    def takes_abort(self) -> bool:
+        """Whether ABOR may be sent now."""
+        return self._sent and self._is_transfer and self._final is None and not self._aborting
+
+    def abort(self, command: Command) -> None:
+        """
+        Send ABOR: what it brings is the backend's to say, in one reply or in two.
+
+        The data is left alone until it has, for a break that came before ABOR would change what
+        it says.
+        """
+        self._aborting = True
+        self.core.send(command)
+
+    def _aborted(self) -> None:
+        """
+        Tell the first final reply behind ABOR; whether a second one follows, nobody can know.
+
+        Servers send 426 and 226, or 226 alone.  So one NOOP asks what comes next: its 200 has
+        nothing in common with what an ABOR is answered.
+        """
+        assert self._final is not None
+        self._drop()
+        self._tell_final(self._final)
+        self.core.send(Command("NOOP"))
+        self._probing = True
+
+    def _probed(self, reply: Reply) -> None:
+        if reply.code == 200:
+            self.done = True
+        else:
+            self.core.pass_on(reply)
