@@ -18,16 +18,18 @@ from twisted.python.failure import Failure
 from relaygate.addresses import HostPort
 from relaygate.admission import Caps, Counted
 from relaygate.balance import Balance
+from relaygate.dataway import DataWay
 from relaygate.dial import DialFailed, dial
 from relaygate.errors import NoBackend, Refusal, TooMany, TooSlow, UnknownService
+from relaygate.ftprelay import FTPRelay, FTPSettings
 from relaygate.handshake import HandshakeFailed, shake_hands
 from relaygate.legs import Leg
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.pipes import PipeShelf
 from relaygate.protocols.preamble import SessionReply, SessionStart
 from relaygate.relay import Relay
-from relaygate.servicekeys import ServiceFiles
-from relaygate.servicetls import service_context
+from relaygate.servicekeys import ServiceFiles, ServiceKey
+from relaygate.servicetls import BackendTLS, service_context
 from relaygate.sessionlog import log_end, log_open
 from relaygate.sshopening import NotOpened, Opened, SSHOpening
 from relaygate.supply import SuppliedChannel
@@ -42,7 +44,8 @@ class Service:
     """
     A published service, as the sessions need it.
 
-    :attr:`tls` is there where this node ends the clients' TLS.
+    :attr:`tls` is there where this node ends the clients' TLS; *ftp* for FTP's protocols alone.
+    *backend_name* is what the backends' certificates must carry, None for each one's host.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class Service:
         balance: Balance,
         caps: Caps,
         idle_timeout_s: float | None,
+        ftp: FTPSettings | None = None,
+        backend_name: str | None = None,
     ) -> None:
         self.name = name
         self.protocol = protocol
@@ -60,19 +65,28 @@ class Service:
         self.balance = balance
         self.sessions = Counted(caps)
         self.idle_timeout_s = idle_timeout_s
+        self.ftp = ftp
         self.tls: SSL.Context | None = None
+        self.key: ServiceKey | None = None
+        self.backend_tls: BackendTLS | None = None
+        self._backend_name = backend_name
 
     def use_files(self, files: ServiceFiles) -> None:
         """New sessions use *files*.  Raises :class:`OpenSSL.SSL.Error`."""
+        backend_tls = None
+        if files.authorities:
+            backend_tls = BackendTLS(files.authorities, self._backend_name)
         if files.key is not None:
             self.tls = service_context(files.key)
+        self.key, self.backend_tls = files.key, backend_tls
 
 
 class BackSession:
     """
     One session, from its start message until its relay ends or it is refused.
 
-    *gateway* is the name of the DMZ node that it came through; *ended* is called once, at the end.
+    *gateway* is the name of the DMZ node that it came through, and *dataway* where the data
+    connections of FTP come through it; *ended* is called once, at the end.
     """
 
     log = Logger()
@@ -83,18 +97,21 @@ class BackSession:
         channel: SuppliedChannel,
         start: SessionStart,
         gateway: str,
+        dataway: DataWay,
         shelf: PipeShelf,
         ended: Callable[[BackSession], None],
     ) -> None:
         self.start = start
-        self.relay: Relay | None = None
+        self.relay: Relay | FTPRelay | None = None
         self._reactor = reactor
         self._channel = channel
         self._gateway = gateway
+        self._dataway = dataway
         self._shelf = shelf
         self._ended = ended
         self._began = reactor.seconds()
         self._backend = "-"
+        self._host = ""
         self._counted: Counted | None = None
         self._inner: Leg | None = None
         self._ordered: Outcome | None = None
@@ -132,6 +149,9 @@ class BackSession:
         self._channel.when_lost(None)
         self._channel.reply(SessionReply(0))
         outer = self._channel.leg
+        if service.ftp is not None:
+            self._relay_ftp(service, service.ftp, outer, inner)
+            return
         opened = None
         if service.protocol == "ssh":
             try:
@@ -174,6 +194,7 @@ class BackSession:
                 )
             else:
                 self._backend = str(backend)
+                self._host = backend.host
                 return leg
         raise NoBackend
 
@@ -202,6 +223,28 @@ class BackSession:
             seen_in=opened.passed_in,
             seen_out=opened.passed_out,
         )
+
+    def _relay_ftp(self, service: Service, ftp: FTPSettings, outer: Leg, inner: Leg) -> None:
+        self.relay = FTPRelay(
+            outer,
+            inner,
+            self._host,
+            ftp,
+            service.key,
+            service.backend_tls,
+            self._reactor,
+            self._shelf,
+            self._dataway,
+            self.start.session,
+            self.start.client[0],
+            self.start.reached[0],
+            self._gateway,
+            service.idle_timeout_s,
+            self._end,
+            self._fields(),
+        )
+        log_open(self.log, **self._fields())
+        self.relay.start()
 
     def _refuse(self, refusal: Refusal) -> None:
         self._channel.when_lost(None)

@@ -8,22 +8,25 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from relaygate import __version__
+from relaygate.addresses import HostPort
 from relaygate.admission import Caps
 from relaygate.backsession import BackSession, Service
 from relaygate.balance import BALANCES
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
-from relaygate.config import InternalConfig, ServiceConfig
+from relaygate.config import FTPConfig, InternalConfig, ServiceConfig
 from relaygate.errors import Stopping
+from relaygate.ftprelay import FTPSettings
 from relaygate.gatewaylink import GatewayLink
 from relaygate.identity import Identity
 from relaygate.keeper import Keeper
 from relaygate.outcome import Cause
 from relaygate.pipes import PipeShelf
+from relaygate.protocols.ftpeffects import BackendTLS, FTPPolicy, Use
 from relaygate.protocols.preamble import SessionStart
 from relaygate.servicekeys import ServiceFiles, load_service_files
 from relaygate.supply import SuppliedChannel
@@ -43,7 +46,7 @@ class InternalNode(MultiService):
         super().__init__()
         self._reactor = reactor
         self._shelf = PipeShelf()
-        self._services = {service.name: _service(service) for service in config.services}
+        self._services = {each.name: _service(each, reactor) for each in config.services}
         self._keepers: list[Keeper[ServiceFiles]] = []
         for service in config.services:
             self._keep_files(service)
@@ -120,13 +123,19 @@ class InternalNode(MultiService):
 
     def _started(self, link: GatewayLink, channel: SuppliedChannel, start: SessionStart) -> None:
         session = BackSession(
-            self._reactor, channel, start, link.gateway_name, self._shelf, self._sessions.discard
+            self._reactor,
+            channel,
+            start,
+            link.gateway_name,
+            link.dataway,
+            self._shelf,
+            self._sessions.discard,
         )
         self._sessions.add(session)
         session.open(self._services.get(start.service), Stopping() if self._stopping else None)
 
 
-def _service(config: ServiceConfig) -> Service:
+def _service(config: ServiceConfig, reactor: Any) -> Service:
     return Service(
         config.name,
         config.protocol,
@@ -134,6 +143,36 @@ def _service(config: ServiceConfig) -> Service:
         BALANCES[config.balance](),
         Caps(config.max_sessions, config.max_sessions_per_address),
         config.idle_timeout_s,
+        _ftp(config, config.ftp, reactor) if config.ftp else None,
+        config.backend_tls.name,
+    )
+
+
+def _ftp(service: ServiceConfig, ftp: FTPConfig, reactor: Any) -> FTPSettings:
+    def resolve(host: str) -> Deferred[str]:
+        if HostPort(host, 0).literal is not None:
+            return succeed(host)
+        found: Deferred[str] = reactor.resolve(host)
+        return found
+
+    return FTPSettings(
+        policy=FTPPolicy(
+            control=Use(ftp.tls),
+            data=Use(ftp.data_tls),
+            implicit=service.protocol == "ftps",
+            backend=BackendTLS(service.backend_tls.mode),
+            backend_data=service.backend_tls.data,
+            backend_active=ftp.backend_mode == "active",
+        ),
+        kind=lambda protected: service.transfer_channel(protected=protected),
+        public=ftp.public_address,
+        resolve=resolve,
+        ports=ftp.passive_ports,
+        peers=ftp.peers,
+        source_port=ftp.active_source_port,
+        resume=ftp.session_reuse,
+        lenient=ftp.truncated == "accept",
+        telnet=ftp.telnet,
     )
 
 

@@ -53,7 +53,7 @@ class _End(Protocol):
 
     def writeConnectionLost(self) -> None:
         """Our end of stream has gone out."""
-        self.relay._end_sent()
+        self.relay._end_sent(self)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """The leg is gone."""
@@ -66,7 +66,8 @@ class Relay:
     what the log calls who is behind the inner one.
 
     *done* is called once, with the outcome, when both legs are gone.  *idle_timeout_s* is the
-    service's limit in seconds for a relay in which nothing moves; None is none.
+    service's limit in seconds for a relay in which nothing moves; None is none.  *passed* is called
+    with the word for a leg when all that it sent, and its end, went out on the other one.
     """
 
     def __init__(
@@ -79,8 +80,10 @@ class Relay:
         *,
         beyond: Cause = Cause.BACKEND,
         idle_timeout_s: float | None = None,
+        passed: Callable[[Cause], None] | None = None,
     ) -> None:
         self._beyond = beyond
+        self._passed = passed
         self._outer = outer
         self._inner = inner
         self._clock = clock
@@ -138,6 +141,14 @@ class Relay:
         self._pump_out.start()
         self._arm()
 
+    def close(self) -> None:
+        """End both legs now, in order: what is still to come from either is of no interest."""
+        if self._outcome is None:
+            self._outcome = Outcome(Cause.DONE, Phase.RELAY)
+            self._stop_pumps()
+            self._outer.loseConnection()
+            self._inner.loseConnection()
+
     def abort(self, cause: Cause, detail: str) -> None:
         """End both legs now, with resets."""
         if self._outcome is None:
@@ -163,8 +174,10 @@ class Relay:
             return self._pump_in, self._inner
         return self._pump_out, self._outer
 
-    def _end_sent(self) -> None:
+    def _end_sent(self, end: _End) -> None:
         self._ends_sent += 1
+        if self._passed is not None:
+            self._passed(self._beyond if end.name is Cause.CLIENT else Cause.CLIENT)
         if self._ends_sent == 2 and self._outcome is None:
             # Both streams were read to their ends, so no unread byte can turn the close into a
             # reset.

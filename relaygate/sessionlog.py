@@ -34,6 +34,12 @@ def log_end(log: Logger, outcome: Outcome, **fields: object) -> None:
     write(LINE_FORMAT, log_line=_line("end", fields), **fields)
 
 
+def log_event(log: Logger, what: str, *, usual: bool, **fields: object) -> None:
+    """Write a line about *what* happened in a session; one that is not *usual* as a warning."""
+    write = log.info if usual else log.warn
+    write(LINE_FORMAT, log_line=_line(what, fields), **fields)
+
+
 def _line(what: str, fields: dict[str, object]) -> str:
     return f"session {fields['session']} {what}: " + " ".join(
         f"{name}={_shown(value)}" for name, value in fields.items() if name != "session"

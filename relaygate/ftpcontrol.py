@@ -1,0 +1,175 @@
+"""
+The two control connections of an FTP session: lines in, lines out, TLS when it is asked for.
+
+Neither side may make us keep what the other does not read: while a side's replies or commands wait
+in user space, the other one is not read, and neither is a client that has sent many commands ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol as Interface
+from typing import cast
+
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from relaygate.legs import Leg
+from relaygate.protocols.ftp import (
+    BadLine,
+    Command,
+    CommandReader,
+    FTPViolation,
+    Reply,
+    ReplyReader,
+)
+
+Event = Command | BadLine | Reply
+
+
+class IReader(Interface):
+    """A reader of control lines, of either side."""
+
+    @property
+    def rest(self) -> bytes:
+        """What is not complete yet."""
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take the next piece; raises :class:`FTPViolation`."""
+
+    def end(self) -> None:
+        """Raises :class:`FTPViolation` if something was cut short."""
+
+
+class IControlOwner(Interface):
+    """Who is told what comes on a control connection."""
+
+    def received(self, end: ControlEnd, event: Event) -> None:
+        """A line, or a reply of many, is complete."""
+
+    def violated(self, end: ControlEnd, what: str) -> None:
+        """What came cannot be understood; *what* completes "the client …" or "the backend …"."""
+
+    def secured(self, end: ControlEnd) -> None:
+        """The TLS handshake is done."""
+
+    def lost(self, end: ControlEnd, reason: str) -> None:
+        """The stream has ended, in order or not; called once."""
+
+
+@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
+class ControlEnd(Protocol):
+    """
+    One side's control connection on *leg*; *telnet* is for a client's commands, None for a backend.
+
+    As a producer it stands for what the other side sends: it is paused while this leg is full.
+    """
+
+    def __init__(self, owner: IControlOwner, leg: Leg, telnet: bool | None) -> None:
+        self.leg = leg
+        self.bytes = 0
+        self._owner = owner
+        self._reader: IReader = cast(
+            IReader, ReplyReader() if telnet is None else CommandReader(telnet=telnet)
+        )
+        self._paused = False
+        self._full = False
+        self._over = False
+
+    def begin(self, other: ControlEnd) -> None:
+        """Take the leg over; *other* is not read while this one is full."""
+        self.leg.protocol = self
+        self.makeConnection(self.leg)
+        self.leg.abort_by_default()
+        self.leg.registerProducer(other, True)
+        self.leg.startReading()
+
+    def send(self, line: Command | Reply) -> None:
+        """Write a command or a reply."""
+        self.leg.write(bytes(line))
+
+    def secure(self, start: Callable[[], None]) -> None:
+        """
+        Begin TLS by calling *start*, behind what was written.
+
+        Bytes that came before belong to nobody: they are a violation (Requirement 30).
+        """
+        if self._reader.rest:
+            self._owner.violated(self, "sent bytes in clear behind the line that began TLS")
+        elif self.leg.unsent:
+            self._owner.violated(self, "does not read what it is told before TLS")
+        else:
+            start()
+
+    def let_go(self) -> Leg:
+        """Return the leg, of which nothing more is told."""
+        self._over = True
+        if self.leg.connected:
+            self.leg.unregisterProducer()
+        return self.leg
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def pause(self, paused: bool) -> None:
+        """Whether the owner has enough for now."""
+        self._paused = paused
+        self._read_or_not()
+
+    def pauseProducing(self) -> None:
+        """See :class:`twisted.internet.interfaces.IPushProducer`: the other leg is full."""
+        self._full = True
+        self._read_or_not()
+
+    def resumeProducing(self) -> None:
+        """See :class:`twisted.internet.interfaces.IPushProducer`."""
+        self._full = False
+        self._read_or_not()
+
+    def stopProducing(self) -> None:
+        """See :class:`twisted.internet.interfaces.IProducer`: the other leg is gone."""
+
+    def _read_or_not(self) -> None:
+        if self._over:
+            return
+        if self._paused or self._full:
+            self.leg.stopReading()
+        else:
+            self.leg.startReading()
+
+    def dataReceived(self, data: bytes) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        self.bytes += len(data)
+        try:
+            events = self._reader.receive(data)
+        except FTPViolation as error:
+            self._owner.violated(self, str(error))
+            return
+        for event in events:
+            if not self._over:
+                self._owner.received(self, event)
+
+    # -- ends -----------------------------------------------------------------------------------
+
+    def handshakeCompleted(self) -> None:
+        """See :class:`twisted.internet.interfaces.IHandshakeListener`."""
+        self._owner.secured(self)
+
+    def readConnectionLost(self) -> None:
+        """See :class:`twisted.internet.interfaces.IHalfCloseableProtocol`."""
+        self._lost("ended in order")
+
+    def writeConnectionLost(self) -> None:
+        """See :class:`twisted.internet.interfaces.IHalfCloseableProtocol`."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        self._lost(reason.getErrorMessage())
+
+    def _lost(self, reason: str) -> None:
+        if not self._over:
+            self._over = True
+            if self.leg.connected:
+                self.leg.unregisterProducer()
+            self._owner.lost(self, reason)

@@ -1,0 +1,403 @@
+"""
+The data connections of an FTP session, performed: what the session asks for as effects.
+
+A transfer has two legs.  The client's comes through the DMZ node, which opened a port for it or
+dialled it (:mod:`relaygate.dataway`); the backend's is dialled, or comes to a port of ours.  They
+are found independently of each other, wait unread, are secured where they are to be, and joined by
+a :class:`relaygate.relay.Relay`; no byte of a file passes through FTP's code.
+
+When is a transfer over?  The backend's word for it (226) travels another way than the bytes do,
+and clients that hear it early stop reading.  So the session is told
+
+* of an upload, when the client's last byte and its end have gone to the backend;
+* of a download, when the client has closed, or has had a moment to do so since the kernel's last
+  byte for it was taken.
+
+A connection that ends without an end (a reset, TLS without ``close_notify``) is broken, and so is
+then the other one: an end would say that the file is complete.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+import termios
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+from OpenSSL import SSL
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relaygate.addresses import HostPort
+from relaygate.dataway import DataWay, Transfer, TransferFailed
+from relaygate.dial import DialFailed, dial
+from relaygate.handshake import HandshakeFailed, shake_hands
+from relaygate.legport import LegPort, WaitingLeg
+from relaygate.legs import Leg
+from relaygate.outcome import Cause, Outcome
+from relaygate.pipes import PipeShelf
+from relaygate.protocols.ftp import Reply
+from relaygate.protocols.ftpalg import FTPSession
+from relaygate.protocols.ftpeffects import DataEnd, Direction, Effect
+from relaygate.relay import Relay
+from relaygate.servicetls import BackendTLS, SessionTLS, demand_same_peer
+from relaygate.tls import PeerNotAllowed
+
+BACKEND_DIAL_LIMIT_S = 15.0
+# Seconds that a port of ours waits for the backend.
+BACKEND_LISTEN_LIMIT_S = 60.0
+# Seconds for the client to close a download that it has, since its kernel had the last byte.
+CLOSE_LIMIT_S = 1.0
+DRAIN_LOOK_S = 0.05
+# Seconds for the rest of a connection whose file is through: a backend's close_notify, mostly.
+FINISH_LIMIT_S = 5.0
+# Seconds without a byte in a transfer that runs.
+STALL_LIMIT_S = 900.0
+
+_BAD_PROTECTION = Reply.of(425, "Cannot protect the data connection.")
+_NOT_RESUMED = Reply.of(522, "The data connection must resume the control connection's session.")
+# The control connection's answer to an unexpected state of ours.
+_FAULT = Reply.of(425, "Cannot open data connection.")
+
+Feed = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class DataPaths:
+    """
+    What the transfers of one session share.
+
+    *control* is the backend's control leg, and *control_session* the TLS session of it that data
+    connections resume; *kind* says which kind of channel carries a client's connection that is
+    protected by TLS of its own, or is not; *shown* gives the address that clients are told.
+    """
+
+    reactor: Any
+    shelf: PipeShelf
+    dataway: DataWay
+    session: str
+    control: Leg
+    kind: Callable[[bool], bool]
+    shown: Callable[[], Deferred[str]]
+    ports: tuple[int, int]
+    peers: Sequence[str]
+    source_port: int
+    client_tls: SessionTLS | None
+    resume: str
+    lenient: bool
+    backend_tls: BackendTLS | None
+    backend_name: str
+    control_session: Callable[[], SSL.Session | None]
+
+
+class FTPData:
+    """Transfer *number* of a session: performs what *session* asks, and feeds it what comes."""
+
+    log = Logger()
+
+    def __init__(self, paths: DataPaths, number: int, session: FTPSession, feed: Feed) -> None:
+        self.number = number
+        self.relay: Relay | None = None
+        self.began = paths.reactor.seconds()
+        self._paths = paths
+        self._session = session
+        self._feed = feed
+        self._transfer: Transfer | None = None
+        self._client: Deferred[Leg] = Deferred()
+        self._backend: Deferred[Leg] = Deferred()
+        self._legs: list[Leg] = []
+        self._client_leg: Leg | None = None
+        self._port: LegPort | None = None
+        self._works: set[Deferred[None]] = set()
+        self._timer: IDelayedCall | None = None
+        self._direction = Direction.UNKNOWN
+        self._told = False
+        self._closed = False
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes of the file have moved."""
+        if self.relay is None:
+            return 0
+        return self.relay.bytes_in + self.relay.bytes_out
+
+    # -- the session asks -----------------------------------------------------------------------
+
+    def open_passive(self, protected: bool) -> None:
+        """See :class:`relaygate.protocols.ftpeffects.OpenPassive`."""
+        self._work(self._open_passive(protected))
+
+    def dial_active(self, port: int, protected: bool) -> None:
+        """See :class:`relaygate.protocols.ftpeffects.DialActive`."""
+        self._work(self._dial_active(port, protected))
+
+    def dial_backend(self, port: int) -> None:
+        """See :class:`relaygate.protocols.ftpeffects.DialBackendData`."""
+        self._work(self._dial_backend(port))
+
+    def listen_backend(self) -> None:
+        """See :class:`relaygate.protocols.ftpeffects.ListenBackendData`."""
+        paths = self._paths
+        host, peer = paths.control.getHost().host, paths.control.getPeer().host
+        port = LegPort(host, 0, _Awaiting(peer, self._backend_came), paths.reactor)
+        port.transport = WaitingLeg
+        try:
+            port.startListening()
+        except CannotListenError:
+            self._fail(_FAULT)
+            return
+        self._port = port
+        self._timer = paths.reactor.callLater(BACKEND_LISTEN_LIMIT_S, self._fail, _FAULT)
+        self._tell(self._session.backend_listening, host, port.getHost().port)
+
+    def start(self, direction: Direction, client_protected: bool, backend_protected: bool) -> None:
+        """See :class:`relaygate.protocols.ftpeffects.StartData`."""
+        self._direction = direction
+        self.began = self._paths.reactor.seconds()
+        self._work(self._start(client_protected, backend_protected))
+
+    def close(self, *, abort: bool) -> None:
+        """See :class:`relaygate.protocols.ftpeffects.CloseData`."""
+        if self._closed:
+            return
+        self._closed = True
+        for work in list(self._works):
+            work.cancel()
+        if self._port is not None:
+            self._port.stopListening()
+            self._port = None
+        if self._transfer is not None:
+            self._transfer.withdraw()
+        if self.relay is None:
+            self._stop_timer()
+            for leg in self._legs:
+                leg.abortConnection()
+        elif not self._told or abort:
+            self.relay.abort(Cause.CLIENT, "the transfer was broken off")
+
+    # -- work -----------------------------------------------------------------------------------
+
+    def _work(self, coroutine: Coroutine[Deferred[Any], Any, None]) -> None:
+        work = Deferred.fromCoroutine(coroutine)
+        work.addErrback(self._broken)
+        if not work.called:
+            self._works.add(work)
+            work.addBoth(lambda _: self._works.discard(work))
+
+    def _broken(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            return
+        if not failure.check(TransferFailed, DialFailed):
+            session = self._paths.session
+            self.log.failure("transfer of session {session} failed", failure, session=session)
+        self.log.debug(
+            "transfer of session {session}: {reason}",
+            session=self._paths.session,
+            reason=failure.getErrorMessage(),
+        )
+        self._fail(_FAULT)
+
+    def _tell(self, say: Callable[..., list[Effect]], *words: object) -> None:
+        if not self._closed:
+            self._feed(say, self.number, *words)
+
+    def _fail(self, reply: Reply) -> None:
+        self._tell(self._session.data_failed, reply)
+
+    async def _open_passive(self, protected: bool) -> None:
+        paths = self._paths
+        host = await paths.shown()
+        kind = paths.kind(protected)
+        transfer = await paths.dataway.offer_passive(paths.session, paths.ports, paths.peers, kind)
+        self._expect(transfer)
+        self._tell(self._session.passive_opened, host, transfer.port)
+
+    async def _dial_active(self, port: int, protected: bool) -> None:
+        paths = self._paths
+        kind = paths.kind(protected)
+        self._expect(await paths.dataway.dial_active(paths.session, port, paths.source_port, kind))
+        self._tell(self._session.active_dialled)
+
+    def _expect(self, transfer: Transfer) -> None:
+        if self._closed:
+            transfer.withdraw()
+            return
+        self._transfer = transfer
+        transfer.arrived.addCallbacks(partial(self._came, self._client), self._broken)
+
+    async def _dial_backend(self, port: int) -> None:
+        # Where the control connection goes, whatever the backend says (Requirement 17).
+        address = HostPort(self._paths.control.getPeer().host, port)
+        leg = await dial(self._paths.reactor, address, BACKEND_DIAL_LIMIT_S)
+        self._came(self._backend, leg)
+        self._tell(self._session.backend_data_ready)
+
+    def _backend_came(self, leg: Leg) -> None:
+        self._stop_timer()
+        if self._port is not None:
+            self._port.stopListening()
+            self._port = None
+        self._came(self._backend, leg)
+
+    def _came(self, side: Deferred[Leg], leg: Leg) -> None:
+        leg.abort_by_default()
+        if self._closed:
+            leg.abortConnection()
+            return
+        self._legs.append(leg)
+        side.callback(leg)
+
+    # -- bytes ----------------------------------------------------------------------------------
+
+    async def _start(self, client_protected: bool, backend_protected: bool) -> None:
+        self._client_leg = client = await self._client
+        backend = await self._backend
+        try:
+            if backend_protected:
+                await self._secure_backend(backend)
+            if client_protected:
+                await self._secure_client(client)
+        except HandshakeFailed as error:
+            self.log.info(
+                "session {session}: a data connection's TLS failed: {reason}",
+                session=self._paths.session,
+                reason=str(error),
+            )
+            self._fail(_NOT_RESUMED if isinstance(error, _NotResumed) else _BAD_PROTECTION)
+            return
+        self.relay = Relay(
+            client,
+            backend,
+            self._paths.reactor,
+            self._paths.shelf,
+            self._over,
+            idle_timeout_s=STALL_LIMIT_S,
+            passed=self._passed,
+        )
+        self.relay.start()
+
+    async def _secure_client(self, leg: Leg) -> None:
+        tls = self._paths.client_tls
+        assert tls is not None
+
+        def start() -> None:
+            if self._direction is Direction.UPLOAD:
+                leg.start_upload_tls(tls.context, lenient=self._paths.lenient)
+            else:
+                leg.start_tls(tls.context, server=True)
+
+        await shake_hands(leg, start, self._paths.reactor)
+        if self._paths.resume == "require" and not tls.resumed(cast(SSL.Connection, leg.tls)):
+            raise _NotResumed("the client's data connection does not resume its session")
+
+    async def _secure_backend(self, leg: Leg) -> None:
+        paths = self._paths
+        tls, control = paths.backend_tls, paths.control.tls
+        if tls is None or control is None:
+            raise HandshakeFailed("the backend's control connection is not protected")
+        name = paths.backend_name
+
+        def start() -> None:
+            session = paths.control_session()
+            leg.start_tls(tls.context, server=False, sni=tls.sni(name), session=session)
+
+        await shake_hands(leg, start, paths.reactor)
+        try:
+            demand_same_peer(control, cast(SSL.Connection, leg.tls))
+        except PeerNotAllowed as error:
+            raise HandshakeFailed(str(error)) from None
+
+    def _passed(self, source: Cause) -> None:
+        """One leg's bytes and its end have gone out on the other one."""
+        if source is Cause.CLIENT and self._direction is not Direction.DOWNLOAD:
+            self._whole()
+        elif source is not Cause.CLIENT and self._direction is not Direction.UPLOAD:
+            self._drain(CLOSE_LIMIT_S)
+
+    def _drain(self, left_s: float) -> None:
+        """Wait for the client to close, *left_s* seconds longer than its kernel has bytes."""
+        self._timer = None
+        if left_s <= 0:
+            self._whole()
+            return
+        client = self._client_leg
+        if client is None or not client.connected:
+            return
+        left_s = CLOSE_LIMIT_S if _queued(client) else left_s - DRAIN_LOOK_S
+        self._timer = self._paths.reactor.callLater(DRAIN_LOOK_S, self._drain, left_s)
+
+    def _whole(self) -> None:
+        self._stop_timer()
+        self._timer = self._paths.reactor.callLater(FINISH_LIMIT_S, self._finish)
+        self._ended(DataEnd.WHOLE)
+
+    def _finish(self) -> None:
+        self._timer = None
+        assert self.relay is not None
+        self.relay.close()
+
+    def _over(self, outcome: Outcome) -> None:
+        self._stop_timer()
+        if outcome.cause is Cause.DONE:
+            self._ended(DataEnd.WHOLE)
+        elif outcome.cause is Cause.BACKEND:
+            self._ended(DataEnd.BACKEND_BROKE)
+        else:
+            self._ended(DataEnd.CLIENT_BROKE)
+
+    def _ended(self, end: DataEnd) -> None:
+        if not self._told:
+            self._told = True
+            self._tell(self._session.data_ended, end)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+
+class _NotResumed(HandshakeFailed):
+    """The client's data connection might be anybody's."""
+
+
+class _Awaiting(Factory):
+    """Lets one connection in, from *peer* alone."""
+
+    noisy = False
+
+    def __init__(self, peer: str, came: Callable[[Leg], None]) -> None:
+        self._peer = peer
+        self._came: Callable[[Leg], None] | None = came
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
+        came = self._came
+        if came is None or getattr(addr, "host", None) != self._peer:
+            return None
+        self._came = None
+        return _Came(came)
+
+
+class _Came(Protocol):
+    """The protocol of a backend's data connection until it is part of a relay."""
+
+    def __init__(self, came: Callable[[Leg], None]) -> None:
+        self._came = came
+
+    def connectionMade(self) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        self._came(cast(Leg, self.transport))
+
+
+def _queued(leg: Leg) -> int:
+    """How many bytes the kernel has of what was sent on *leg*, until the peer's kernel has them."""
+    answer = fcntl.ioctl(leg.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+    count: int = struct.unpack("i", answer)[0]
+    return count
