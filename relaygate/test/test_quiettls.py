@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import socket
 import ssl
@@ -285,38 +286,57 @@ class QuietTests(UploadCase):
 
     async def test_byte_by_byte(self) -> None:
         """Records that come in any pieces are put together."""
-        made = client_context(ssl.TLSVersion.TLSv1_3)
 
         def upload() -> None:
-            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            tls = made.wrap_bio(incoming, outgoing)
             with socket.create_connection((LOOPBACK, self.port.getHost().port), 10) as skt:
                 skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-                def drip() -> None:
-                    for byte in outgoing.read():
-                        skt.send(bytes((byte,)))
-
-                while True:
-                    try:
-                        tls.do_handshake()
-                        break
-                    except ssl.SSLWantReadError:
-                        drip()
-                        incoming.write(skt.recv(16_384))
+                tls, outgoing = self.shake(skt)
                 tls.write(b"hello")
                 tls.write(payload(3_000))
-                drip()
-                try:
+                with contextlib.suppress(ssl.SSLWantReadError):
                     tls.unwrap()
-                except ssl.SSLWantReadError:
-                    drip()
+                for byte in outgoing.read():
+                    skt.send(bytes((byte,)))
                 skt.recv(16_384)
 
         sending = deferToThread(upload)
         backend = await self.relay()
         await backend.got(b"hello" + payload(3_000))
         backend.finish()
+        await sending
+
+    def shake(self, skt: socket.socket) -> tuple[ssl.SSLObject, ssl.MemoryBIO]:
+        """Shake hands on *skt*, byte by byte; the BIO takes what is written then."""
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = client_context(ssl.TLSVersion.TLSv1_3).wrap_bio(incoming, outgoing)
+        shaking = True
+        while shaking:
+            try:
+                tls.do_handshake()
+                shaking = False
+            except ssl.SSLWantReadError:
+                pass
+            for byte in outgoing.read():
+                skt.send(bytes((byte,)))
+            if shaking:
+                incoming.write(skt.recv(16_384))
+        return tls, outgoing
+
+    async def test_empty_records(self) -> None:
+        """Records without a byte are no way to fill our memory: they end the connection."""
+
+        def flood() -> None:
+            with (
+                socket.create_connection((LOOPBACK, self.port.getHost().port), 10) as skt,
+                contextlib.suppress(OSError),
+            ):
+                self.shake(skt)
+                while True:
+                    skt.sendall(b"\x17\x03\x03\x00\x00" * 1000)
+
+        sending = deferToThread(flood)
+        backend = await self.relay()
+        await backend.is_reset()
         await sending
 
     async def test_not_tls(self) -> None:
