@@ -32,12 +32,6 @@ VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
 
 @functools.cache
-def context() -> SSL.Context:
-    """A server's context."""
-    return SessionTLS(service_key()).context
-
-
-@functools.cache
 def client_context(version: ssl.TLSVersion) -> ssl.SSLContext:
     """A client's context, of one version of TLS alone."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -68,9 +62,9 @@ class _Server(Protocol):
         leg.abort_by_default()
         self._case.legs.append(leg)
         if self._case.quiet:
-            leg.start_upload_tls(context(), lenient=self._case.lenient)
+            leg.start_upload_tls(self._case.session.context, lenient=self._case.lenient)
         else:
-            leg.start_tls(context(), server=True)
+            leg.start_tls(self._case.session.context, server=True)
 
     def handshakeCompleted(self) -> None:
         leg: Any = self.transport
@@ -90,6 +84,7 @@ class UploadCase(TestCase):
         self.ready: list[Leg] = []
         self.outcome: Outcome | None = None
         self.shelf = PipeShelf()
+        self.session = SessionTLS(service_key())
         self.port = LegPort(LOOPBACK, 0, Factory.forProtocol(lambda: _Server(self)), reactor)
         self.port.startListening()
         self.addCleanup(self.close)
@@ -283,6 +278,39 @@ class QuietTests(UploadCase):
         await backend.is_reset()
         assert self.outcome is not None
         self.assertIs(self.outcome.cause, Cause.CLIENT)
+
+    async def test_resumes_the_control_connection(self) -> None:
+        """An upload resumes the session of a connection that did speak (Requirement 37)."""
+        kept: list[SSL.Session] = []
+
+        def connect(version: ssl.TLSVersion) -> None:
+            with socket.create_connection((LOOPBACK, self.port.getHost().port), 10) as skt:
+                skt.setblocking(True)
+                client = SSL.Connection(openssl_context(version), skt)
+                client.set_connect_state()
+                if kept:
+                    client.set_session(kept[0])
+                client.do_handshake()
+                if not kept:
+                    client.recv(1)
+                    session = client.get_session()
+                    assert session is not None
+                    kept.append(session)
+                client.shutdown()
+
+        for version in VERSIONS:
+            kept.clear()
+            for resumed in (False, True, True, True):
+                self.quiet = resumed
+                connecting = deferToThread(connect, version)
+                await until(lambda: self.ready, "the handshake")
+                leg = self.ready.pop()
+                assert leg.tls is not None
+                self.assertIs(self.session.resumed(leg.tls), resumed, version)
+                if not resumed:
+                    leg.write(b"x")
+                await connecting
+                leg.abortConnection()
 
     async def test_byte_by_byte(self) -> None:
         """Records that come in any pieces are put together."""
