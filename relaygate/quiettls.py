@@ -48,6 +48,8 @@ class QuietTLS(SSL.Connection):
         # Of the record that is being read: bytes of its header, and how many follow that.
         self._header = b""
         self._missing = 0
+        # Whether OpenSSL may have a record that it was not asked for yet.
+        self._whole = False
 
     def do_handshake(self) -> None:
         """See :meth:`SSL.Connection.do_handshake`."""
@@ -72,13 +74,21 @@ class QuietTLS(SSL.Connection):
         """See :meth:`SSL.Connection.recv_into`."""
         while True:
             try:
-                try:
-                    return super().recv_into(buffer, nbytes, flags)
-                except SSL.WantReadError:
+                if not self._whole:
                     self._fill()
+                    continue
+                count = super().recv_into(buffer, nbytes, flags)
+            except SSL.WantReadError:
+                if not self._whole:
+                    raise
+                # That record was none of data.
+                self._whole = False
             except SSL.ZeroReturnError:
                 self.muted = False
                 raise
+            else:
+                self._whole = self.pending() > 0
+                return count
 
     @property
     def next_record(self) -> int:
@@ -124,10 +134,13 @@ class QuietTLS(SSL.Connection):
         data = self._buffer[:count]
         body = min(self._missing, count)
         self._missing -= body
+        self._whole = bool(body) and not self._missing
         self._header += bytes(data[body:])
         if len(self._header) == _HEADER:
             self._missing = int.from_bytes(self._header[3:])
             self._header = b""
+            # An empty record is OpenSSL's to judge, before more of them pile up.
+            self._whole |= not self._missing
         self.bio_write(data)
 
     def _flush(self) -> None:

@@ -127,6 +127,7 @@ class Transfer:
         except CancelledError:
             raise NotPossible("the transfer was closed") from None
         except DialFailed as error:
+            self._work = None
             self.abort(Cause.CLIENT, str(error))
             raise NotPossible(f"the client was not reached: {error}") from None
         self._arrived(leg)
@@ -148,6 +149,8 @@ class Transfer:
                 self._reactor.seconds() + MEET_LIMIT_S,
             )
         except Refusal as refusal:
+            # This very work; there is nothing to cancel.
+            self._work = None
             self.abort(refusal.cause, refusal.meaning)
             return
         self._note("runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import socket
 import ssl
@@ -28,12 +29,6 @@ from relaygate.test.test_servicetls import service_key
 FILE_BYTES = 8_000_000
 TIMES = 20
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
-
-
-@functools.cache
-def context() -> SSL.Context:
-    """A server's context."""
-    return SessionTLS(service_key()).context
 
 
 @functools.cache
@@ -67,9 +62,9 @@ class _Server(Protocol):
         leg.abort_by_default()
         self._case.legs.append(leg)
         if self._case.quiet:
-            leg.start_upload_tls(context(), lenient=self._case.lenient)
+            leg.start_upload_tls(self._case.session.context, lenient=self._case.lenient)
         else:
-            leg.start_tls(context(), server=True)
+            leg.start_tls(self._case.session.context, server=True)
 
     def handshakeCompleted(self) -> None:
         leg: Any = self.transport
@@ -89,6 +84,7 @@ class UploadCase(TestCase):
         self.ready: list[Leg] = []
         self.outcome: Outcome | None = None
         self.shelf = PipeShelf()
+        self.session = SessionTLS(service_key())
         self.port = LegPort(LOOPBACK, 0, Factory.forProtocol(lambda: _Server(self)), reactor)
         self.port.startListening()
         self.addCleanup(self.close)
@@ -283,40 +279,92 @@ class QuietTests(UploadCase):
         assert self.outcome is not None
         self.assertIs(self.outcome.cause, Cause.CLIENT)
 
+    async def test_resumes_the_control_connection(self) -> None:
+        """An upload resumes the session of a connection that did speak (Requirement 37)."""
+        kept: list[SSL.Session] = []
+
+        def connect(version: ssl.TLSVersion) -> None:
+            with socket.create_connection((LOOPBACK, self.port.getHost().port), 10) as skt:
+                skt.setblocking(True)
+                client = SSL.Connection(openssl_context(version), skt)
+                client.set_connect_state()
+                if kept:
+                    client.set_session(kept[0])
+                client.do_handshake()
+                if not kept:
+                    client.recv(1)
+                    session = client.get_session()
+                    assert session is not None
+                    kept.append(session)
+                client.shutdown()
+
+        for version in VERSIONS:
+            kept.clear()
+            for resumed in (False, True, True, True):
+                self.quiet = resumed
+                connecting = deferToThread(connect, version)
+                await until(lambda: self.ready, "the handshake")
+                leg = self.ready.pop()
+                assert leg.tls is not None
+                self.assertIs(self.session.resumed(leg.tls), resumed, version)
+                if not resumed:
+                    leg.write(b"x")
+                await connecting
+                leg.abortConnection()
+
     async def test_byte_by_byte(self) -> None:
         """Records that come in any pieces are put together."""
-        made = client_context(ssl.TLSVersion.TLSv1_3)
 
         def upload() -> None:
-            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            tls = made.wrap_bio(incoming, outgoing)
             with socket.create_connection((LOOPBACK, self.port.getHost().port), 10) as skt:
                 skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-                def drip() -> None:
-                    for byte in outgoing.read():
-                        skt.send(bytes((byte,)))
-
-                while True:
-                    try:
-                        tls.do_handshake()
-                        break
-                    except ssl.SSLWantReadError:
-                        drip()
-                        incoming.write(skt.recv(16_384))
+                tls, outgoing = self.shake(skt)
                 tls.write(b"hello")
                 tls.write(payload(3_000))
-                drip()
-                try:
+                with contextlib.suppress(ssl.SSLWantReadError):
                     tls.unwrap()
-                except ssl.SSLWantReadError:
-                    drip()
+                for byte in outgoing.read():
+                    skt.send(bytes((byte,)))
                 skt.recv(16_384)
 
         sending = deferToThread(upload)
         backend = await self.relay()
         await backend.got(b"hello" + payload(3_000))
         backend.finish()
+        await sending
+
+    def shake(self, skt: socket.socket) -> tuple[ssl.SSLObject, ssl.MemoryBIO]:
+        """Shake hands on *skt*, byte by byte; the BIO takes what is written then."""
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = client_context(ssl.TLSVersion.TLSv1_3).wrap_bio(incoming, outgoing)
+        shaking = True
+        while shaking:
+            try:
+                tls.do_handshake()
+                shaking = False
+            except ssl.SSLWantReadError:
+                pass
+            for byte in outgoing.read():
+                skt.send(bytes((byte,)))
+            if shaking:
+                incoming.write(skt.recv(16_384))
+        return tls, outgoing
+
+    async def test_empty_records(self) -> None:
+        """Records without a byte are no way to fill our memory: they end the connection."""
+
+        def flood() -> None:
+            with (
+                socket.create_connection((LOOPBACK, self.port.getHost().port), 10) as skt,
+                contextlib.suppress(OSError),
+            ):
+                self.shake(skt)
+                while True:
+                    skt.sendall(b"\x17\x03\x03\x00\x00" * 1000)
+
+        sending = deferToThread(flood)
+        backend = await self.relay()
+        await backend.is_reset()
         await sending
 
     async def test_not_tls(self) -> None:

@@ -18,6 +18,7 @@ from twisted.trial.unittest import TestCase
 from relaygate.addresses import HostPort, ListenRule
 from relaygate.config import (
     DMZConfig,
+    FTPConfig,
     GatewayConfig,
     IdentityFiles,
     InternalConfig,
@@ -70,6 +71,15 @@ class SSHServer(Echo):
     greeting = BANNER
 
 
+class FTPServer(End):
+    """A server that says no more than that it is there."""
+
+    greeting = b"220 ready\r\n"
+
+
+FTP = FTPConfig((50_000, 50_009), "off", "off")
+
+
 def free_port() -> int:
     """A port of loopback that nobody has just now."""
     with socket.create_server(("127.0.0.1", 0)) as found:
@@ -84,7 +94,7 @@ class SessionCase(TestCase):
 
     async def start(
         self,
-        protocol: Literal["ssh", "tcp", "tls"],
+        protocol: Literal["ssh", "tcp", "tls", "ftp"],
         backend: type[End] | None,
         channel: Channel = "auto",
         **more: Any,
@@ -198,6 +208,30 @@ class SessionTests(SessionCase):
                 self.assertEqual(client.data, words)
                 ended = await self.ends(events)
             self.assertTrue(all("outcome=backend/open" in line for line in ended), ended)
+
+    async def test_ftp_without_a_backend(self) -> None:
+        """An FTP client for whom nobody is there reads 421 and an end (Requirement 7)."""
+        await self.start("ftp", None, ftp=FTP)
+        client = await self.client()
+        self.assertEqual(await self.over(client), "end")
+        self.assertEqual(client.data, NoBackend.ftp)
+        self.assertEqual(self.dmz.transfers._controls, {})
+
+    async def test_ftp_sessions_may_have_transfers(self) -> None:
+        """While an FTP session runs, its node can ask for its data connections, and nobody else."""
+        with logged() as events:
+            await self.start("ftp", FTPServer, ftp=FTP)
+            client = await self.client()
+            await self.got(client, FTPServer.greeting)
+            (control,) = self.dmz.transfers._controls.values()
+            self.assertEqual(control.node, "node-a")
+            self.assertEqual(control.client[0], "127.0.0.1")
+            self.assertEqual(control.reached, ("127.0.0.1", self.port))
+            (line, *_) = lines(events, " open: service=svc ")
+            self.assertIn(f"session {control.session} ", line)
+            client.transport.abortConnection()  # type: ignore[union-attr]
+            await self.ends(events)
+        self.assertEqual(self.dmz.transfers._controls, {})
 
     async def test_too_many(self) -> None:
         """Beyond a service's cap a client is told so; the one before is not disturbed."""
