@@ -37,8 +37,7 @@ next address, ABOR, QUIT, a new login, or a change of what data connections are 
 **What an unprotected byte can do.**  From a 234 to the end of the handshake nothing may come, not
 even what was sent before: it would be taken for a protected command, or reply (CVE-2011-0411).
 
-**Which commands** pass, by :data:`_VERBS`: those with an entry have a method here, all others are
-the backend's.  Those that carry an address, in any dialect, never reach it.
+**Which commands** pass: :mod:`~relaygate.protocols.ftpverbs`.
 """
 
 from __future__ import annotations
@@ -49,65 +48,34 @@ from collections.abc import Callable, Iterable
 from typing import Concatenate, Final, ParamSpec
 
 from relaygate.protocols.ftp import BadLine, Command, Reply
-from relaygate.protocols.ftpaddr import (
-    FTPAddressError,
-    is_ipv4,
-    parse_eprt,
-    parse_epsv,
-    parse_port,
-)
-from relaygate.protocols.ftpdata import NO_DATA, Preparation, Transferring
 from relaygate.protocols.ftpeffects import (
-    BackendTLS,
     DataEnd,
-    Direction,
     Effect,
     End,
     FTPPolicy,
+    SendReply,
     Side,
     Wait,
 )
 from relaygate.protocols.ftpexchange import (
     UNAVAILABLE,
-    Abortion,
     Core,
     Exchange,
     Farewell,
-    Features,
-    Login,
     Opening,
-    Passing,
-    Reinitialisation,
     Securing,
     Transfer,
 )
 from relaygate.protocols.ftpmask import Mask
+from relaygate.protocols.ftpprepare import NO_DATA, Preparation
+from relaygate.protocols.ftptransfer import Transferring
+from relaygate.protocols.ftpverbs import HTTP, exchange_for
 
 PAUSE_AT: Final = 16
 """Commands that wait before no more should be read: more than any client sends ahead."""
 
 MAX_WAITING: Final = 4096
 """Commands that wait before it is an attack: what one read of 64 KiB of short ones may hold."""
-
-# An HTTP client that was led here: what it sends behind this may be someone else's words
-# (CVE-2021-31971), so not one more line is read.
-_HTTP: Final = frozenset(
-    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PRI", "PUT", "TRACE"}
-)
-_BEFORE_LOGIN: Final = frozenset(
-    {"ACCT", "AUTH", "CCC", "CLNT", "FEAT", "HELP", "HOST", "NOOP", "OPTS", "PASS", "PBSZ", "PROT"}
-    | {"QUIT", "REIN", "SYST", "USER"}
-)
-_BEFORE_TLS: Final = _BEFORE_LOGIN - {"ACCT", "PASS", "REIN", "USER"}
-_DIRECTIONS: Final = {
-    "APPE": Direction.UPLOAD,
-    "LIST": Direction.DOWNLOAD,
-    "MLSD": Direction.DOWNLOAD,
-    "NLST": Direction.DOWNLOAD,
-    "RETR": Direction.DOWNLOAD,
-    "STOR": Direction.UPLOAD,
-    "STOU": Direction.UPLOAD,
-}
 
 _Input = ParamSpec("_Input")
 
@@ -144,7 +112,6 @@ class FTPSession:
         self._waiting: deque[Command | BadLine] = deque()
         self._current: Exchange | None = None
         self._client_gone = False
-        self._server_name: str | None = None
 
     # What can be asked about a session.
 
@@ -203,7 +170,7 @@ class FTPSession:
     @_input
     def client_secured(self, server_name: str | None = None) -> None:
         """The client's TLS handshake is done; *server_name* is what it asked for in it."""
-        self._server_name = server_name
+        self._core.server_name = server_name
         if isinstance(self._current, Opening | Securing):
             self._current.client_secured()
 
@@ -376,156 +343,18 @@ class FTPSession:
         end = End.CLIENT if side is Side.CLIENT else End.BACKEND
         self._core.end(end, f"the {side.value} {what}", UNAVAILABLE)
 
-    # The commands.
-
     def _start(self, event: Command | BadLine) -> None:
-        core = self._core
+        found: Exchange | Reply
         if isinstance(event, BadLine):
-            core.answer(event.code, event.text)
+            found = Reply.of(event.code, event.text)
+        elif event.verb in HTTP:
+            self._core.end(End.CLIENT, "the client speaks HTTP", UNAVAILABLE)
             return
-        verb = event.verb
-        if verb in _HTTP:
-            core.end(End.CLIENT, "the client speaks HTTP", UNAVAILABLE)
-        elif verb not in _VERBS and verb.rstrip("0123456789") in _VERBS:
-            # A server that ends verbs at the first digit would take it for ours.
-            core.answer(500, "Command not understood.")
-        elif core.protection.missing and verb not in _BEFORE_TLS:
-            core.answer(530, "TLS is required here, send AUTH TLS first.")
-        elif core.must_log_in_again and verb not in _BEFORE_LOGIN:
-            core.answer(530, "Log in with USER and PASS first.")
         else:
-            _VERBS.get(verb, FTPSession._pass)(self, event)
-
-    def _pass(self, command: Command) -> None:
-        offer = self._core.offer
-        if offer is not None and offer.failed is None:
-            self._take(Transferring(self._core, command, offer, Direction.UNKNOWN))
-        else:
-            self._take(Passing(self._core, command))
-
-    def _refuse(self, _command: Command) -> None:
-        self._core.answer(502, "Command not implemented.")
-
-    def _login(self, command: Command) -> None:
-        self._take(Login(self._core, command))
-
-    def _host(self, command: Command) -> None:
-        """HOST, which names the server before the user is named (RFC 7151, section 3)."""
-        named = command.words.decode("latin-1").strip("[]").rstrip(".").lower()
-        if self._core.user is not None:
-            self._core.answer(503, "HOST comes before USER.")
-        elif self._server_name is not None and named != self._server_name.rstrip(".").lower():
-            self._core.answer(504, "TLS was made for another host.")
-        else:
-            self._pass(command)
-
-    def _features(self, command: Command) -> None:
-        if command.words:
-            self._pass(command)
-        else:
-            self._take(Features(self._core, command))
-
-    def _protection(self, command: Command) -> None:
-        core = self._core
-        private = core.protection.private
-        reply = core.protection.answer(command)
-        if reply.code == 234 and self._waiting:
+            found = exchange_for(self._core, event)
+        if isinstance(found, Reply):
+            self._core.emit(SendReply(found))
+        elif isinstance(found, Securing) and self._waiting:
             self._violated(Side.CLIENT, "sent a command in clear behind AUTH")
-            return
-        core.answer(reply.code, reply.text.decode())
-        if core.protection.private != private:
-            core.drop_offer()
-        if reply.code == 234:
-            self._take(Securing(core))
-
-    def _reinitialise(self, command: Command) -> None:
-        """REIN would end the protection of both sides (RFC 4217, section 11): not under TLS."""
-        secured = self._core.protection.secured
-        if secured or self._core.policy.backend is not BackendTLS.OFF:
-            self._refuse(command)
         else:
-            self._take(Reinitialisation(self._core, command))
-
-    def _quit(self, command: Command) -> None:
-        self._take(Farewell(self._core, command))
-
-    def _abort(self, command: Command) -> None:
-        self._take(Abortion(self._core, command))
-
-    def _mode(self, command: Command) -> None:
-        """Block and compressed mode end a file without ending its connection: not here."""
-        if command.words.upper() in (b"B", b"C"):
-            self._core.answer(504, "Only stream mode is supported.")
-        else:
-            self._pass(command)
-
-    def _passive(self, command: Command) -> None:
-        core = self._core
-        extended = command.verb == "EPSV"
-        if not core.logged_in:
-            core.answer(530, "Log in with USER and PASS first.")
-        elif not extended and core.only_epsv:
-            core.answer(503, "Not allowed after EPSV ALL.")
-        elif not extended and command.words:
-            core.answer(501, "Syntax error: command does not accept arguments.")
-        elif not extended and not is_ipv4(core.client):
-            core.answer(522, "Network protocol not supported, use EPSV.")
-        else:
-            try:
-                everything = extended and parse_epsv(command.words, core.client)
-            except FTPAddressError as error:
-                core.answer(error.code, str(error))
-                return
-            if everything:
-                core.only_epsv = True
-                core.answer(200, "Only EPSV from now on.")
-            else:
-                self._take(Preparation(core, command.verb, None))
-
-    def _active(self, command: Command) -> None:
-        core = self._core
-        if not core.logged_in:
-            core.answer(530, "Log in with USER and PASS first.")
-        elif core.only_epsv:
-            core.answer(503, "Not allowed after EPSV ALL.")
-        elif not command.words:
-            core.answer(501, "Syntax error: command needs an argument.")
-        else:
-            parse = parse_port if command.verb == "PORT" else parse_eprt
-            try:
-                port = parse(command.words, core.client)
-            except FTPAddressError as error:
-                core.answer(error.code, str(error))
-                return
-            self._take(Preparation(core, command.verb, port))
-
-    def _transfer_command(self, command: Command) -> None:
-        """A transfer; who is not logged in hears about it from the backend."""
-        core = self._core
-        if not core.logged_in:
-            self._take(Passing(core, command))
-        elif (refusal := core.protection.refusal) is not None:
-            core.answer(refusal.code, refusal.text.decode())
-        elif core.offer is None:
-            core.answer(425, "Use PORT or PASV first.")
-        else:
-            direction = _DIRECTIONS[command.verb]
-            self._take(Transferring(core, command, core.offer, direction))
-
-
-_VERBS: Final[dict[str, Callable[[FTPSession, Command], None]]] = {
-    **dict.fromkeys(("USER", "PASS", "ACCT"), FTPSession._login),
-    **dict.fromkeys(("AUTH", "PBSZ", "PROT", "CCC"), FTPSession._protection),
-    **dict.fromkeys(("PASV", "EPSV"), FTPSession._passive),
-    **dict.fromkeys(("PORT", "EPRT"), FTPSession._active),
-    **dict.fromkeys(_DIRECTIONS, FTPSession._transfer_command),
-    "ABOR": FTPSession._abort,
-    "FEAT": FTPSession._features,
-    "HOST": FTPSession._host,
-    "MODE": FTPSession._mode,
-    "QUIT": FTPSession._quit,
-    "REIN": FTPSession._reinitialise,
-    # Addresses in other dialects, and commands in others' armour (RFC 1545, 1639, 2228).
-    **dict.fromkeys(("LPRT", "LPSV", "SPSV", "CPSV", "SSCN"), FTPSession._refuse),
-    **dict.fromkeys(("ADAT", "MIC", "CONF", "ENC"), FTPSession._refuse),
-}
+            self._take(found)

@@ -57,6 +57,8 @@ class Core:
         self.protection = ClientProtection(policy)
         self.client_open = True
         """Whether the client can be written to: not inside its TLS handshake."""
+        self.server_name: str | None = None
+        """What the client asked for in its TLS handshake."""
         self.user: bytes | None = None
         self.logged_in = False
         self.must_log_in_again = False
@@ -84,12 +86,6 @@ class Core:
     def send(self, command: Command) -> None:
         """Send a command to the backend."""
         self.emit(SendCommand(command))
-
-    def answer(self, code: int, text: str) -> Reply:
-        """Answer the client ourselves."""
-        reply = Reply.of(code, text)
-        self.emit(SendReply(reply))
-        return reply
 
     def pass_on(self, reply: Reply) -> None:
         """Pass a reply of the backend's on to the client."""
@@ -338,8 +334,13 @@ class Securing(Exchange):
 
     wait = Wait.SECURING
 
+    def __init__(self, core: Core, reply: Reply) -> None:
+        super().__init__(core)
+        self._reply = reply
+
     def begin(self) -> None:
-        """Start TLS behind the reply, which was sent."""
+        """Agree, and start TLS behind that."""
+        self.core.emit(SendReply(self._reply))
         self.core.client_open = False
         self.core.emit(StartTLS(Side.CLIENT))
 

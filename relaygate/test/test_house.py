@@ -36,8 +36,10 @@ ORDER: Final = {
     "protocols.ftpmask": 20,
     "protocols.ftptls": 30,
     "protocols.ftpexchange": 40,
-    "protocols.ftpdata": 50,
-    "protocols.ftpalg": 60,
+    "protocols.ftpprepare": 50,
+    "protocols.ftptransfer": 50,
+    "protocols.ftpverbs": 60,
+    "protocols.ftpalg": 70,
     "protocols.preamble": 10,
     "protocols.sshident": 10,
     # 1, values: no Twisted, no clock, no randomness

@@ -1,12 +1,7 @@
 """
-The exchanges of an FTP session that lead to data: an address agreed on, then a transfer.
+A transfer of an FTP session: the command that uses what was prepared.
 
-*Preparation* answers PASV, EPSV, PORT or EPRT.  Its two halves run side by side: the client's (a
-port opened for it, or its own address taken) and the backend's (EPSV or PASV and a dial, or a port
-opened and PORT or EPRT).  So when a transfer's command comes, it goes to the backend with nothing
-of ours in front of it, and REST and its transfer stay together.
-
-*Transferring* is the command that uses it::
+::
 
     held --backend's leg stands--> sent --1yz--> dialling --dialled--> flowing
                                      |    1yz, passive client -----------^
@@ -20,28 +15,16 @@ off, the client hears so, even if the backend believes that it is complete.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from relaygate.protocols.ftp import Command, Reply
-from relaygate.protocols.ftpaddr import (
-    FTPAddressError,
-    eprt_argument,
-    extended_passive_reply,
-    is_ipv4,
-    passive_port,
-    passive_reply,
-    port_argument,
-)
 from relaygate.protocols.ftpeffects import (
     BackendTLS,
     CloseData,
     DataEnd,
     DialActive,
-    DialBackendData,
     Direction,
     End,
-    ListenBackendData,
-    OpenPassive,
     SendReply,
     StartData,
     TransferSeen,
@@ -49,102 +32,7 @@ from relaygate.protocols.ftpeffects import (
 )
 from relaygate.protocols.ftpexchange import Core, Exchange, Transfer
 
-NO_DATA = Reply.of(425, "Cannot open data connection.")
-BROKEN = Reply.of(426, "Data connection broken off, transfer aborted.")
-
-
-class Preparation(Exchange):
-    """PASV or EPSV (*port* is None), PORT or EPRT (*port* is where the client waits)."""
-
-    def __init__(self, core: Core, verb: str, port: int | None) -> None:
-        super().__init__(core)
-        core.drop_offer()
-        core.transfers += 1
-        self.transfer = Transfer(core.transfers, port)
-        self._verb = verb
-        self._asked = ""  # what the backend was asked and has not answered
-        self._offered: Reply | None = None
-        self._agreed = False
-
-    @property
-    def wait(self) -> Wait:  # type: ignore[override]
-        """The backend's reply, or a port of ours."""
-        return Wait.REPLY if self._asked else Wait.PREPARING
-
-    def begin(self) -> None:
-        """Begin both halves."""
-        number = self.transfer.number
-        if self.transfer.port is None:
-            self.core.emit(OpenPassive(number, self.core.protection.private))
-        else:
-            self._offered = Reply.of(200, f"{self._verb} command successful.")
-        if self.core.policy.backend_active:
-            self.core.emit(ListenBackendData(number))
-        else:
-            self._ask("EPSV" if self.core.backend_has_epsv else "PASV")
-
-    def passive_opened(self, host: str, port: int) -> None:
-        """The client's port is open, and may be reached at *host*."""
-        if self._verb == "EPSV":
-            self._offered = extended_passive_reply(port)
-        elif is_ipv4(host):
-            self._offered = passive_reply(host, port)
-        else:
-            failure = Reply.of(522, "Network protocol not supported, use EPSV.")
-            self.core.fail(self.transfer, failure)
-        self.changed()
-
-    def backend_listening(self, host: str, port: int) -> None:
-        """A port is open for the backend: tell it."""
-        if is_ipv4(host):
-            self._ask("PORT", port_argument(host, port))
-        else:
-            self._ask("EPRT", eprt_argument(host, port))
-
-    def reply_received(self, reply: Reply) -> None:
-        """Take the backend's answer to what it was asked."""
-        if reply.preliminary or not self._asked:
-            return
-        asked, self._asked = self._asked, ""
-        if asked in ("PORT", "EPRT"):
-            self.transfer.backend_ready = self._agreed = reply.code < 300
-            if not self._agreed:
-                self._refused(reply)
-        elif asked == "EPSV" and reply.code >= 500 and reply.code != 530:
-            self.core.backend_has_epsv = False
-            if self.transfer.failed is None:
-                self._ask("PASV")
-        else:
-            try:
-                port = passive_port(reply)
-            except FTPAddressError:
-                self._refused(reply)
-            else:
-                self._agreed = True
-                if self.transfer.failed is None:
-                    self.core.emit(DialBackendData(self.transfer.number, port))
-        self.changed()
-
-    def changed(self) -> None:
-        """Answer the client as soon as both halves are there, or one cannot be."""
-        if self._asked or self.done:
-            return
-        if self.transfer.failed is not None:
-            self.core.emit(SendReply(self.transfer.failed))
-            self.done = True
-        elif self._agreed and self._offered is not None:
-            self.core.offer = self.transfer
-            self.core.emit(SendReply(self._offered))
-            self.done = True
-
-    def _ask(self, verb: str, argument: bytes | None = None) -> None:
-        self._asked = verb
-        self.core.send(Command(verb, argument))
-
-    def _refused(self, reply: Reply) -> None:
-        """What the backend says about a login or about trouble is the client's to know."""
-        passes = 400 <= reply.code < 500 or reply.code == 530
-        self.core.fail(self.transfer, self.core.masked(reply) if passes else NO_DATA)
+BROKEN: Final = Reply.of(426, "Data connection broken off, transfer aborted.")
 
 
 class Transferring(Exchange):
