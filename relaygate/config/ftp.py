@@ -70,9 +70,8 @@ class FTPConfig:
     public_addresses: Mapping[str, str] = field(default_factory=dict)
     peers: tuple[str, ...] = ()
     active_source_port: int = 0
-    session_reuse: Literal["off", "prefer", "require"] = "prefer"
+    session_reuse: Literal["prefer", "require"] = "prefer"
     truncated: Literal["refuse", "accept"] = "refuse"
-    ccc: bool = False
     telnet: bool = True
     backend_mode: Literal["passive", "active"] = "passive"
 
@@ -165,9 +164,8 @@ FTP = Section(
         Key("active_source_port", integer(0, 65535)),
         Key("tls", choice("off", "allow", "require")),
         Key("data_tls", choice("off", "allow", "require")),
-        Key("session_reuse", choice("off", "prefer", "require")),
+        Key("session_reuse", choice("prefer", "require")),
         Key("truncated", choice("refuse", "accept")),
-        Key("ccc", flag()),
         Key("telnet", flag()),
         Key("backend_mode", choice("passive", "active")),
     )

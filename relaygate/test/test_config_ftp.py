@@ -44,7 +44,7 @@ class GoodServiceTests(FileCase):
             + 'public_address = { dmz = "ftp.Example" }\n'
             'peers = ["198.51.100.0/24", "2001:db8::1"]\n'
             'active_source_port = 20\ntls = "require"\ndata_tls = "allow"\n'
-            'session_reuse = "require"\ntruncated = "accept"\nccc = true\ntelnet = false\n'
+            'session_reuse = "require"\ntruncated = "accept"\ntelnet = false\n'
             'backend_mode = "active"\n'
         )
         self.assertEqual(
@@ -64,7 +64,6 @@ class GoodServiceTests(FileCase):
                 active_source_port=20,
                 session_reuse="require",
                 truncated="accept",
-                ccc=True,
                 telnet=False,
                 backend_mode="active",
             ),
@@ -218,8 +217,8 @@ class MistakenServiceTests(FileCase):
     def test_switches(self) -> None:
         """A switch is true or false, and nothing that looks like it."""
         for value in ("1", '"true"', "[]"):
-            (problem,) = self.problems(HEAD + FTP + PORTS + f"ccc = {value}\n", load_internal)
-            self.assertIn("ftp.ccc: expected true or false, found ", problem)
+            (problem,) = self.problems(HEAD + FTP + PORTS + f"telnet = {value}\n", load_internal)
+            self.assertIn("ftp.telnet: expected true or false, found ", problem)
 
 
 class HostNameTests(FileCase):
