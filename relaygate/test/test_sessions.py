@@ -94,15 +94,15 @@ class SessionCase(TestCase):
 
     async def start(
         self,
-        protocol: Literal["ssh", "tcp", "tls", "ftp"],
-        backend: type[End] | None,
+        protocol: Literal["ssh", "tcp", "tls", "ftp", "ftps"],
+        backend: type[End] | Factory | None,
         channel: Channel = "auto",
         **more: Any,
     ) -> None:
         """Start both nodes with one service, whose *backend* may be None: nobody listens there."""
         self.port, uplink, inside = free_port(), free_port(), free_port()
         if backend is not None:
-            server = Factory.forProtocol(backend)
+            server = backend if isinstance(backend, Factory) else Factory.forProtocol(backend)
             listening = twisted.listenTCP(inside, server, interface="127.0.0.1")
             self.addCleanup(listening.stopListening)
         listen, target = HostPort("127.0.0.1", self.port), HostPort("127.0.0.1", inside)
