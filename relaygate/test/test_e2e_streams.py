@@ -22,7 +22,7 @@ WAITING_BYTES: Final = 1 << 30
 BLOCK: Final = os.urandom(1 << 20)
 # Kernels hold some MiB on each of three hops, nodes next to nothing.
 IN_KERNELS_BYTES: Final = 128 << 20
-IN_A_NODE_KB: Final = 16 << 10
+IN_A_NODE_KB: Final = 2 << 10
 
 
 class Source:
