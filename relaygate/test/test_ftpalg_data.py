@@ -194,7 +194,7 @@ class ActiveTests(ScriptTestCase):
         self.log_in()
         self.client(line)
         self.backend("229 (|||4000|)")
-        verb = line.split()[0]
+        verb = line.split(maxsplit=1)[0]
         self.does(asks("EPSV"), DialBackendData(1, 4000), own(200, f"{verb} command successful."))
         self.comes(self.session.backend_data_ready(1))
 
