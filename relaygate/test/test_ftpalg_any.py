@@ -175,6 +175,7 @@ class Backend:
         self.due: deque[str] = deque()
         self.begun = ""  # the transfer whose final reply is due
         self.data_over = False
+        self.data_lost = False  # already before the transfer begins
 
     def act(self) -> list[str]:
         """Do one thing, and return the replies that it brings."""
@@ -196,7 +197,7 @@ class Backend:
         if verb == "PASV":
             return [self.choose.choice(["227 (10,0,0,5,15,160)", "425 No."])]
         if verb in ("RETR", "STOR", "LIST") and self.choose.random() < 0.7:
-            self.begun, self.data_over = line, False
+            self.begun, self.data_over = line, self.data_lost
             return ["150 " + line]
         if verb in ("RETR", "STOR", "LIST"):
             return ["550 " + line]
@@ -234,6 +235,7 @@ class World:
             elif isinstance(effect, OpenPassive):
                 self.pending.append(("opened", effect.transfer))
             elif isinstance(effect, DialBackendData):
+                self.backend.data_lost = False
                 self.pending.append(("ready", effect.transfer))
             elif isinstance(effect, DialActive):
                 self.pending.append(("dialled", effect.transfer))
@@ -241,7 +243,7 @@ class World:
                 self.pending.append(("ended", effect.transfer))
             elif isinstance(effect, CloseData):
                 self.pending = [item for item in self.pending if item[1] != effect.transfer]
-                self.backend.data_over = True
+                self.backend.data_over = self.backend.data_lost = True
             elif isinstance(effect, TransferSeen):
                 self.seen.append(effect)
 
