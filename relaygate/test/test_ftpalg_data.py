@@ -596,6 +596,20 @@ class InterruptionTests(ScriptTestCase):
             told("225 Nothing to abort."),
         )
 
+    def test_abort_before_the_data(self) -> None:
+        """A deaf backend that only then says 150 gets no data that looks whole (Requirement 28)."""
+        self.client("STOR a", "ABOR")
+        self.waits_for(Wait.ABORT)
+        self.comes(self.session.timed_out())
+        self.does(asks("STOR a"), asks("ABOR"), closes(1))
+        self.backend("150 Here.", "426 Broken.", "225 Nothing.", "200 NOOP.")
+        self.does(
+            told("426 Broken."),
+            self.transferred("STOR a", 426, UP),
+            asks("NOOP"),
+            told("225 Nothing."),
+        )
+
     def test_abort_while_nothing_flows(self) -> None:
         """ABOR passes before the backend has said 150, too (Requirement 6)."""
         self.client("RETR a", "ABOR")
