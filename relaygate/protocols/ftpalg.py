@@ -292,9 +292,11 @@ class FTPSession:
                 return
 
     def _may_finish(self) -> bool:
-        if self._current is None:
-            return bool(self._waiting)
-        return not isinstance(self._current, Transferring | Securing)
+        """Whether there is something left to do for a client that is gone."""
+        if not self._core.client_open or isinstance(self._current, Transferring):
+            return False
+        under_way = self._current is not None and not isinstance(self._current, Opening)
+        return under_way or bool(self._waiting)
 
     def _overtake(self, current: Transferring) -> bool:
         """Let STAT and ABOR past a transfer; return whether something was sent."""

@@ -204,9 +204,9 @@ class StartData:
 @dataclass(frozen=True, slots=True)
 class CloseData:
     """
-    Give back all that a transfer holds: connections, listeners, dials under way.
+    Give back all that a transfer holds, perhaps nothing: connections, listeners, dials under way.
 
-    ``abort`` tells a break from an end.  Nothing more is reported about this transfer.
+    ``abort`` tells a break from an end.  What is still reported about this transfer is not heard.
     """
 
     transfer: int

@@ -75,7 +75,7 @@ class Transferring(Exchange):
         if not self._sent or self._held is not None:
             return Wait.PREPARING
         if self._aborting:
-            return Wait.REPLY if self._over or not self._begun else Wait.ABORT
+            return Wait.REPLY if self._over else Wait.ABORT
         if not self._begun or self._over:
             return Wait.REPLY
         failed = self._final is not None and self._final.code >= 400
@@ -192,7 +192,9 @@ class Transferring(Exchange):
 
     def _drop(self) -> None:
         if not self._over:
-            self.core.emit(CloseData(self.transfer.number, abort=self._begun))
+            # A backend that may still begin must not take the end of an upload for a whole file.
+            refused = self._final is not None and not self._begun
+            self.core.emit(CloseData(self.transfer.number, abort=not refused))
             self._over = True
             self._held = None
 

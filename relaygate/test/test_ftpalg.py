@@ -378,6 +378,17 @@ class EndTests(ScriptTestCase):
         self.comes(self.session.client_lost())
         self.ends(End.CLIENT)
 
+    def test_client_gone_before_greeting(self) -> None:
+        """For who leaves before the greeting nothing is waited, but commands still count."""
+        self.start()
+        self.comes(self.session.client_lost())
+        self.ends(End.CLIENT)
+        self.start()
+        self.client("NOOP")
+        self.comes(self.session.client_lost())
+        self.backend("220 Hello.", "200 ok")
+        self.ends(End.CLIENT, told("220 Hello."), asks("NOOP"), told("200 ok"))
+
     def test_violations(self) -> None:
         """What cannot be understood ends the session, whoever sent it (Requirement 3, 4)."""
         for end in (End.CLIENT, End.BACKEND):
