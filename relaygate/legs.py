@@ -46,8 +46,7 @@ KEEP_INTERVAL_S = 15
 KEEP_COUNT = 4
 # RFC 8446 section 5.1: no record holds more plaintext.
 TLS_RECORD = 16384
-# Type, version, and two bytes of length.
-_HEADER_BYTES = 5
+_HEADER_BYTES = 5  # type, version, length
 _BIG_RECORD = 4096
 
 _LINGER_ABORT = struct.pack("ii", 1, 0)
@@ -83,10 +82,12 @@ def tune(skt: socket.socket) -> socket.socket:
     Set what every connection of ours has; on a listening socket, what it hands on.
 
     No delay, since Nagle's algorithm costs 40 ms in each small exchange (requirement 81);
-    keepalive, since nothing else finds a dead peer of an idle session (requirement 82).
+    keepalive, since nothing else finds a dead peer of an idle session (requirement 82);
+    urgent bytes in their place, since out of it they are lost (RFC 6093).
     """
     skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     skt.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    skt.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_IDLE_S)
     skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_INTERVAL_S)
     skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_COUNT)
@@ -100,6 +101,8 @@ class Leg(_Base):
     inbound: IPump | None = None
     outbound: IPump | None = None
     _quiet: QuietTLS | None = None
+    # The end of a TLS stream came behind the last load: the reactor will not tell of it again.
+    end_behind = False
     _handshaking = False
     _peeking = False
     _aborts = False
@@ -119,6 +122,8 @@ class Leg(_Base):
         tls = self.tls
         if tls is None:
             return self.socket.recv_into(buffer)
+        if self.end_behind:
+            return 0
         count = 0
         try:
             while not count or (count + TLS_RECORD <= len(buffer) and self._big_record_waits()):
@@ -127,7 +132,7 @@ class Leg(_Base):
             if self._quiet is not None and self._writeDisconnecting:
                 # Our own end has waited for this.
                 self.startWriting()
-            return 0
+            self.end_behind = count > 0
         except (SSL.WantReadError, SSL.WantWriteError):
             if not count:
                 raise BlockingIOError from None
@@ -139,8 +144,8 @@ class Leg(_Base):
         """
         Whether the next record in the kernel is a big one.
 
-        Many records in one load make few sends of them.  Only data is big: an end that was read
-        behind data, with nothing left for the reactor to see, would be forgotten.
+        Many records in one load make few sends of them.  What is big is data, unless a peer pads
+        what is not (RFC 8446 section 5.4): then :attr:`end_behind` remembers the end.
         """
         if self._quiet is not None:
             return self._quiet.next_record >= _BIG_RECORD

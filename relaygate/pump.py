@@ -26,6 +26,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet import main
+from twisted.python.failure import Failure
 
 from relaygate.pipes import Pipe, PipeShelf
 
@@ -102,10 +103,10 @@ class Pump(ABC):
                 return main.CONNECTION_DONE
             if not self._deliver():
                 return None
-            if count < SMALL_LOAD:
+            if count < SMALL_LOAD and not self.source.end_behind:
                 # That was all, most likely; if not, the reactor will say so.
                 return None
-        return None
+        return main.CONNECTION_DONE if self.source.end_behind else None
 
     def writable(self) -> Exception | None:
         """The sink has room again."""
@@ -113,7 +114,11 @@ class Pump(ABC):
             self.sink.stopWriting()
             if self.holding:
                 self.holding = False
-                self.source.startReading()
+                if self.source.end_behind:
+                    # The reactor sees nothing of it: this is what it would have done.
+                    self.source.readConnectionLost(Failure(main.CONNECTION_DONE))
+                else:
+                    self.source.startReading()
         return None
 
     def _hold(self) -> None:
@@ -210,10 +215,14 @@ class SplicePump(CopyPump):
             return super().load()
         try:
             self._loaded = _splice(self.source.fileno(), self._pipe.writer, self._pipe.capacity)
+        except BlockingIOError:
+            pass
         finally:
             if not self._loaded:
                 self._give_back()
-        return self._loaded
+        # At a mark of urgent data (RFC 6093) splice says that there is nothing, and even that the
+        # stream has ended: only a receive knows.
+        return self._loaded or super().load()
 
     def unload(self) -> bool:
         """See :class:`Pump`."""

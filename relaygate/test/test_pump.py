@@ -10,6 +10,7 @@ import socket
 import struct
 import termios
 import zlib
+from types import SimpleNamespace
 from typing import Any, cast
 
 from twisted.internet import main
@@ -287,7 +288,8 @@ class TurnTests(SynchronousTestCase):
 
     def test_a_turn_has_an_end(self) -> None:
         """However much its source has, a pump gives way after its share."""
-        endless = Endless(cast(Any, object()), cast(Any, object()), Owner())
+        source = cast(Any, SimpleNamespace(end_behind=False))
+        endless = Endless(source, cast(Any, object()), Owner())
         for turn in (1, 2, 3):
             self.assertIsNone(endless.readable())
             self.assertEqual(endless.moved, turn * TURN_BYTES)
