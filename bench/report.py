@@ -133,7 +133,7 @@ def _markdown(results: Results, pictures: list[Path]) -> Iterator[str]:
 
 def _targets(results: Results) -> Iterator[str]:
     yield ""
-    yield "## Targets of relaygate with clear channels"
+    yield "## Targets of relaygate"
     yield ""
     yield "| target | measured | |"
     yield "| --- | --- | --- |"
