@@ -149,7 +149,7 @@ class Ledger:
 class AnyOrderTests(SynchronousTestCase):
     """Peers and sockets that do anything at any time."""
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300, deadline=None, derandomize=True)
     @given(POLICIES, st.lists(STEPS, max_size=60), st.booleans())
     def test_any_inputs(
         self, policy: FTPPolicy, steps: list[tuple[str, str | int]], begun: bool
