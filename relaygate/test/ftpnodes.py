@@ -157,6 +157,7 @@ class FTPCase(TestCase):
 
     async def passive(self, client: Line, verb: bytes = b"EPSV") -> int:
         """Ask for a data port."""
+        self.backend.forget()
         reply = await client.ask(verb, 229 if verb == b"EPSV" else 227)
         if verb == b"EPSV":
             return int(reply.split(b"|")[3])

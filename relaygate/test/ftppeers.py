@@ -114,8 +114,8 @@ def secured_client(peer: Peer, session: SSL.Session | None = None, version: int 
 class Door:
     """A listening socket that hands each connection to *came*."""
 
-    def __init__(self, host: str, came: Callable[[socket.socket], object]) -> None:
-        self._socket = socket.create_server((host, 0))
+    def __init__(self, host: str, came: Callable[[socket.socket], object], port: int = 0) -> None:
+        self._socket = socket.create_server((host, port))
         self._socket.setblocking(False)
         self._came = came
         self.port: int = self._socket.getsockname()[1]
@@ -255,6 +255,10 @@ class Backend:
         await until(lambda: len(self.arrived) > self._taken, "a data connection at the backend")
         self._taken += 1
         return self.arrived[self._taken - 1]
+
+    def forget(self) -> None:
+        """Of the data connections only those that come from now on are of interest."""
+        self._taken = len(self.arrived)
 
     def close(self) -> None:
         """Close everything."""

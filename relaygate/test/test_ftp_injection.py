@@ -56,7 +56,7 @@ class BeforeTLSTests(InjectionCase):
             await self.all_over()
 
     async def test_behind_the_answer(self) -> None:
-        """What comes after the 234, before the ClientHello, does not pass either (Requirement 30)."""
+        """What comes between the 234 and the ClientHello does not pass (Requirement 30)."""
         await self.begin("allow")
         client = self.client()
         await client.reply(220)
