@@ -143,7 +143,6 @@ class FTPCase(TestCase):
 
     async def logged_in(self, *, tls: bool = False) -> tuple[Line, BackendLine]:
         """A client that has logged in, and its session's end at the backend."""
-        count = len(self.backend.controls)
         client = self.client()
         await client.reply(220)
         if tls:
@@ -153,7 +152,7 @@ class FTPCase(TestCase):
             await client.ask(b"PROT P", 200)
         await client.ask(b"USER mina", 331)
         await client.ask(b"PASS sesame", 230)
-        return client, self.backend.controls[count]
+        return client, self.backend.controls[-1]
 
     async def passive(self, client: Line, verb: bytes = b"EPSV") -> int:
         """Ask for a data port."""
