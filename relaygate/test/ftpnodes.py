@@ -40,9 +40,9 @@ from relaygate.dmz import DMZNode
 from relaygate.identity import Role
 from relaygate.internal import InternalNode
 from relaygate.test.farend import Ending, Peer, reactor, until
-from relaygate.test.ftppeers import Backend, BackendLine, Line, secured_client
+from relaygate.test.ftppeers import Backend, BackendLine, Line
 from relaygate.test.programs import new_folder
-from relaygate.test.test_servicetls import authority, service_key
+from relaygate.test.test_servicetls import authority, client_context, service_key
 from relaygate.test.wire import identity
 
 INSIDE: Final = "127.0.0.1"
@@ -141,13 +141,17 @@ class FTPCase(TestCase):
         self.addCleanup(client.close)
         return client
 
-    async def logged_in(self, *, tls: bool = False) -> tuple[Line, BackendLine]:
-        """A client that has logged in, and its session's end at the backend."""
+    async def logged_in(self, *, tls: bool | int = False) -> tuple[Line, BackendLine]:
+        """
+        A client that has logged in, and its session's end at the backend.
+
+        *tls* is whether it protects its session, or by which version.
+        """
         client = self.client()
         await client.reply(220)
         if tls:
             await client.ask(b"AUTH TLS", 234)
-            await client.secure()
+            await client.secure(client_context(None if tls is True else tls))
             await client.ask(b"PBSZ 0", 200)
             await client.ask(b"PROT P", 200)
         await client.ask(b"USER mina", 331)
@@ -170,7 +174,7 @@ class FTPCase(TestCase):
         *,
         source: str = CLIENT,
         window: int = 0,
-    ) -> Peer:
+    ) -> Line:
         """The client's data connection, with so small a receive buffer (bytes) if it has one."""
         skt = socket.socket()
         if window:
@@ -178,22 +182,20 @@ class FTPCase(TestCase):
         skt.settimeout(5)
         skt.bind((source, 0))
         skt.connect((GATE, port))
-        peer = Peer(skt)
+        peer = Line(skt)
         self.addCleanup(peer.close)
         return peer
 
-    async def transfer(
-        self, client: Line, command: bytes, *, window: int = 0, tls: int = 0
-    ) -> tuple[Peer, Peer]:
+    async def transfer(self, client: Line, command: bytes, *, window: int = 0) -> tuple[Line, Line]:
         """
         Begin a transfer: the client's data connection and the backend's.
 
-        *tls* is the version that the client has it protected with, if any, resuming its session.
+        Where the client's session is under TLS, so is its data, in a session that is resumed.
         """
         data = self.connect(await self.passive(client), window=window)
         await client.ask(command, 150)
-        if tls:
-            secured_client(data, client.tls.get_session(), tls)
+        if client.context is not None:
+            client.secure_data(data)
         return data, await self.backend.data()
 
     # -- what is left ---------------------------------------------------------------------------

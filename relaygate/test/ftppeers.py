@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import cast
 
 from OpenSSL import SSL
 from twisted.internet.interfaces import IReadDescriptor
@@ -27,6 +26,7 @@ class Line(Peer):
     def __init__(self, skt: socket.socket) -> None:
         super().__init__(skt)
         self.seen = 0
+        self.context: SSL.Context | None = None
         # Where the next reply was looked for, and what a line that ends it begins with.
         self._looked = 0
         self._closing = b""
@@ -91,23 +91,23 @@ class Line(Peer):
         if self.ending:
             raise AssertionError(f"{self.ending} in a handshake")
 
-    async def secure(self, connection: SSL.Connection | None = None) -> None:
+    async def secure(self, context: SSL.Context | None = None) -> None:
         """Do the client's handshake."""
-        connection = connection or SSL.Connection(client_context(), self.socket)
+        self.context = context or client_context()
+        connection = SSL.Connection(self.context, self.socket)
         connection.set_connect_state()
         self.start_tls(connection)
         await self.secured()
 
-
-def secured_client(peer: Peer, session: SSL.Session | None = None, version: int = 0) -> Line:
-    """Make the client's data connection *peer* begin its handshake, to resume *session*."""
-    line = cast(Line, peer)
-    connection = SSL.Connection(client_context(version or None), peer.socket)
-    connection.set_connect_state()
-    if session is not None:
+    def secure_data(self, data: Line) -> None:
+        """Begin the client's handshake on *data*, which resumes this connection's session."""
+        assert self.context is not None
+        connection = SSL.Connection(self.context, data.socket)
+        connection.set_connect_state()
+        session = self.tls.get_session()
+        assert session is not None
         connection.set_session(session)
-    Line.start_tls(line, connection)
-    return line
+        data.start_tls(connection)
 
 
 @implementer(IReadDescriptor)
@@ -194,7 +194,7 @@ class Backend:
         }
         self.host = host
         self.controls: list[BackendLine] = []
-        self.arrived: list[Peer] = []
+        self.arrived: list[Line] = []
         self.secured_data = False
         self.tls = SessionTLS(service_key("ftp.inside"))
         self._implicit = implicit
@@ -219,15 +219,16 @@ class Backend:
         elif answer is not None:
             answer(line, command)
 
-    def shake(self, peer: Peer) -> None:
+    def shake(self, peer: Line) -> None:
         """Begin a handshake as its server."""
         connection = SSL.Connection(self.tls.context, peer.socket)
         connection.set_accept_state()
-        Line.start_tls(cast(Line, peer), connection)
+        peer.start_tls(connection)
 
     def _auth(self, line: BackendLine, _command: bytes) -> None:
-        line.say(b"234 go")
-        reactor.callLater(0, self.shake, line)
+        # At once, since what is sent from now on is under TLS.
+        line.socket.sendall(b"234 go\r\n")
+        self.shake(line)
 
     def _passive(self, line: BackendLine, _command: bytes) -> None:
         line.say(b"229 here (|||%d|)" % self.listen())
@@ -240,7 +241,7 @@ class Backend:
         return self._data[0].port
 
     def _data_came(self, skt: socket.socket) -> None:
-        peer = Peer(skt)
+        peer = Line(skt)
         self.arrived.append(peer)
         if self.secured_data:
             self.shake(peer)
@@ -250,7 +251,7 @@ class Backend:
         await until(lambda: self.controls, "a control connection at the backend")
         return self.controls[-1]
 
-    async def data(self) -> Peer:
+    async def data(self) -> Line:
         """The next data connection."""
         await until(lambda: len(self.arrived) > self._taken, "a data connection at the backend")
         self._taken += 1

@@ -61,9 +61,7 @@ class AddressTests(FTPCase):
         """Ports that are connected to and not used are given back as well (Requirement 21)."""
         await self.begin()
         client, _ = await self.logged_in()
-        peers = []
-        for _ in range(20):
-            peers.append(self.connect(await self.passive(client, b"PASV")))
+        peers = [self.connect(await self.passive(client, b"PASV")) for _ in range(20)]
         for peer in peers[:-1]:
             self.assertIs(await peer.ended(), Ending.RESET)
         data = peers[-1]
@@ -132,6 +130,7 @@ class AddressTests(FTPCase):
         self.patch(handshake, "HANDSHAKE_LIMIT_S", 0.3)
         await self.begin("allow")
         client, backend = await self.logged_in(tls=True)
+        client.context = None
         data, inner = await self.transfer(client, b"RETR x")
         self.assertIs(await data.ended(), Ending.RESET)
         self.assertIs(await inner.ended(), Ending.RESET)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from OpenSSL import SSL
-
 from relaygate.protocols.ftp import MAX_COMMAND, MAX_DROPPED, MAX_REPLY
 from relaygate.test.farend import Ending, until
 from relaygate.test.ftpnodes import FTPCase
@@ -150,13 +148,13 @@ class OtherProtocolTests(InjectionCase):
             await client.reply(220)
             await client.ask(b"AUTH TLS", 234)
             if taken:
-                await client.secure(SSL.Connection(context, client.socket))
+                await client.secure(context)
                 self.assertEqual(client.tls.get_alpn_proto_negotiated(), b"ftp")
                 await client.ask(b"NOOP", 200)
                 client.close()
             else:
                 with self.assertRaises(AssertionError):
-                    await client.secure(SSL.Connection(context, client.socket))
+                    await client.secure(context)
                 client.close()
             await self.all_over()
 
