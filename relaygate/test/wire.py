@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from OpenSSL import SSL
 from twisted.internet import reactor
@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
-from twisted.logger import LogEvent, capturedLogs, formatEvent
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.protocols.amp import COMMAND, AmpBox
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
@@ -298,8 +298,14 @@ def identity(
 @contextmanager
 def logged() -> Iterator[Sequence[LogEvent]]:
     """The events that are logged meanwhile."""
-    with capturedLogs() as events:
+    events: list[LogEvent] = []
+    note = cast(ILogObserver, events.append)
+    # Twisted's own way to do this goes on noting if the test fails.
+    globalLogPublisher.addObserver(note)
+    try:
         yield events
+    finally:
+        globalLogPublisher.removeObserver(note)
 
 
 def lines(events: Sequence[LogEvent], part: str = "") -> list[str]:
