@@ -1,13 +1,14 @@
 """
 The two control connections of an FTP session: lines in, lines out, TLS when it is asked for.
 
-Neither side may make us keep what the other does not read: while a side's replies or commands wait
-in user space, the other one is not read, and neither is a client that has sent many commands ahead.
+Neither side may make us keep what the other does not read: while commands wait in user space for
+the backend, the client is not read; while replies wait for the client, neither side is, for some of
+them are our own; and neither is a client that has sent many commands ahead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol as Interface
 from typing import cast
 
@@ -59,13 +60,30 @@ class IControlOwner(Interface):
         """The stream has ended, in order or not; called once."""
 
 
-@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
-class ControlEnd(Protocol):
-    """
-    One side's control connection on *leg*; *telnet* is for a client's commands, None for a backend.
+@implementer(IPushProducer)
+class _Brake:
+    """Keeps *ends* from being read while a leg is full: as a producer it stands for them."""
 
-    As a producer it stands for what the other side sends: it is paused while this leg is full.
-    """
+    def __init__(self, ends: Sequence[ControlEnd]) -> None:
+        self._ends = ends
+
+    def pauseProducing(self) -> None:
+        """See :class:`twisted.internet.interfaces.IPushProducer`: the leg is full."""
+        for end in self._ends:
+            end.hold(self)
+
+    def resumeProducing(self) -> None:
+        """See :class:`twisted.internet.interfaces.IPushProducer`."""
+        for end in self._ends:
+            end.release(self)
+
+    def stopProducing(self) -> None:
+        """See :class:`twisted.internet.interfaces.IProducer`: the leg is gone."""
+
+
+@implementer(IHalfCloseableProtocol, IHandshakeListener)
+class ControlEnd(Protocol):
+    """One side's control connection on *leg*; *telnet* is a client's, None stands for a backend."""
 
     def __init__(self, owner: IControlOwner, leg: Leg, telnet: bool | None) -> None:
         self.leg = leg
@@ -74,16 +92,16 @@ class ControlEnd(Protocol):
         self._reader: IReader = cast(
             IReader, ReplyReader() if telnet is None else CommandReader(telnet=telnet)
         )
-        self._paused = False
-        self._full = False
+        # What keeps it from being read now.
+        self._held_by: set[object] = set()
         self._over = False
 
-    def begin(self, other: ControlEnd) -> None:
-        """Take the leg over; *other* is not read while this one is full."""
+    def begin(self, *feeding: ControlEnd) -> None:
+        """Take the leg over; those *feeding* it are not read while it is full."""
         self.leg.protocol = self
         self.makeConnection(self.leg)
         self.leg.abort_by_default()
-        self.leg.registerProducer(other, True)
+        self.leg.registerProducer(_Brake(feeding), True)
         self.leg.startReading()
 
     def send(self, line: Command | Reply) -> None:
@@ -112,30 +130,16 @@ class ControlEnd(Protocol):
 
     # -- reading --------------------------------------------------------------------------------
 
-    def pause(self, paused: bool) -> None:
-        """Whether the owner has enough for now."""
-        self._paused = paused
-        self._read_or_not()
-
-    def pauseProducing(self) -> None:
-        """See :class:`twisted.internet.interfaces.IPushProducer`: the other leg is full."""
-        self._full = True
-        self._read_or_not()
-
-    def resumeProducing(self) -> None:
-        """See :class:`twisted.internet.interfaces.IPushProducer`."""
-        self._full = False
-        self._read_or_not()
-
-    def stopProducing(self) -> None:
-        """See :class:`twisted.internet.interfaces.IProducer`: the other leg is gone."""
-
-    def _read_or_not(self) -> None:
-        if self._over:
-            return
-        if self._paused or self._full:
+    def hold(self, reason: object) -> None:
+        """Do not read until *reason* is released; other reasons may stand beside it."""
+        self._held_by.add(reason)
+        if not self._over:
             self.leg.stopReading()
-        else:
+
+    def release(self, reason: object) -> None:
+        """See :meth:`hold`; harmless where it is not held."""
+        self._held_by.discard(reason)
+        if not (self._held_by or self._over):
             self.leg.startReading()
 
     def dataReceived(self, data: bytes) -> None:

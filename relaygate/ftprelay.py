@@ -182,7 +182,7 @@ class FTPRelay:
 
     def start(self) -> None:
         """Begin."""
-        self._client.begin(self._backend)
+        self._client.begin(self._backend, self._client)
         self._backend.begin(self._client)
         self._feed(self._session.begin)
 
@@ -206,7 +206,10 @@ class FTPRelay:
         finally:
             self._performing = False
         if not self._ended:
-            self._client.pause(not self._session.takes_commands)
+            if self._session.takes_commands:
+                self._client.release(self)
+            else:
+                self._client.hold(self)
             self._arm()
 
     def _arm(self) -> None:

@@ -186,6 +186,29 @@ class FloodTests(FTPCase):
         total = client.count + (len(reply) + 2) * (count - 2)
         await until(lambda: client.count >= total, "the replies that were kept")
 
+    async def test_our_own_replies_unread(self) -> None:
+        """Nor is it read on, for replies that the gateway makes itself (Requirement 80)."""
+        await self.begin()
+        client, backend = await self.logged_in()
+        (relay,) = self.running
+        # As Twisted does it when too much waits to be written to the client.
+        brake = relay._client.leg.producer
+        brake.pauseProducing()
+        client.say(b"PBSZ 0", b"NOOP")
+        seen = relay.bytes_in
+        await unchanged(lambda: relay.bytes_in)
+        self.assertEqual(relay.bytes_in, seen)
+        # A backend that does not read is another reason, which does not undo this one.
+        other = relay._backend.leg.producer
+        other.pauseProducing()
+        other.resumeProducing()
+        await unchanged(lambda: relay.bytes_in)
+        self.assertEqual(relay.bytes_in, seen)
+        brake.resumeProducing()
+        await client.reply(503)
+        await client.reply(200)
+        await backend.heard(b"NOOP")
+
     async def test_replies_unread_by_a_backend(self) -> None:
         """A backend that does not read its commands holds no more than a few (Requirement 80)."""
         await self.begin()
