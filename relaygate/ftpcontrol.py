@@ -8,11 +8,17 @@ them are our own; and neither is a client that has sent many commands ahead.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 from typing import Protocol as Interface
-from typing import cast
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IPushProducer
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    IPushProducer,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -28,6 +34,10 @@ from relaygate.protocols.ftp import (
 )
 
 Event = Command | BadLine | Reply
+
+# A read of 16 KiB may hold as many lines, each with an answer to be written: the best part of a
+# second in which nobody else is served.
+TURN_EVENTS = 64
 
 
 class IReader(Interface):
@@ -95,6 +105,9 @@ class ControlEnd(Protocol):
         # What keeps it from being read now.
         self._held_by: set[object] = set()
         self._over = False
+        # What was read and not yet told, and the next turn in which it will be.
+        self._events: deque[Event] = deque()
+        self._turn: IDelayedCall | None = None
 
     def begin(self, *feeding: ControlEnd) -> None:
         """Take the leg over; those *feeding* it are not read while it is full."""
@@ -114,7 +127,7 @@ class ControlEnd(Protocol):
 
         Bytes that came before belong to nobody: they are a violation (Requirement 30).
         """
-        if self._reader.rest:
+        if self._reader.rest or self._events:
             self._owner.violated(self, "sent bytes in clear behind the line that began TLS")
         elif self.leg.unsent:
             self._owner.violated(self, "does not read what it is told before TLS")
@@ -123,9 +136,7 @@ class ControlEnd(Protocol):
 
     def let_go(self) -> Leg:
         """Return the leg, of which nothing more is told."""
-        self._over = True
-        if self.leg.connected:
-            self.leg.unregisterProducer()
+        self._close()
         return self.leg
 
     # -- reading --------------------------------------------------------------------------------
@@ -150,9 +161,24 @@ class ControlEnd(Protocol):
         except FTPViolation as error:
             self._owner.violated(self, str(error))
             return
-        for event in events:
-            if not self._over:
-                self._owner.received(self, event)
+        self._events += events
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell what was read, for as long as a turn may last; what is left waits for the next."""
+        self._turn = None
+        for _ in range(min(TURN_EVENTS, len(self._events))):
+            if self._over:
+                return
+            self._owner.received(self, self._events.popleft())
+        if self._over:
+            return
+        if self._events:
+            reactor: Any = self.leg.reactor
+            self._turn = reactor.callLater(0, self._tell)
+            self.hold(self._reader)
+        else:
+            self.release(self._reader)
 
     # -- ends -----------------------------------------------------------------------------------
 
@@ -173,7 +199,14 @@ class ControlEnd(Protocol):
 
     def _lost(self, reason: str) -> None:
         if not self._over:
-            self._over = True
-            if self.leg.connected:
-                self.leg.unregisterProducer()
+            self._close()
             self._owner.lost(self, reason)
+
+    def _close(self) -> None:
+        self._over = True
+        self._events.clear()
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        if self.leg.connected:
+            self.leg.unregisterProducer()

@@ -6,6 +6,7 @@ import errno
 import socket
 
 from relaygate import dataway, ftprelay, handshake, passive
+from relaygate.ftpcontrol import TURN_EVENTS
 from relaygate.protocols.ftpeffects import Wait
 from relaygate.test.farend import Ending, Peer, payload, unchanged, until
 from relaygate.test.ftpnodes import CLIENT, GATE, STRANGER, FTPCase
@@ -166,6 +167,21 @@ class FloodTests(FTPCase):
         for command in commands:
             self.assertEqual(await client.reply(200), b"200 " + command + b"\r\n")
         await backend.heard(*commands)
+
+    async def test_flood_of_lines(self) -> None:
+        """A flood of short lines leaves the others their turns (Requirement 3)."""
+        await self.begin()
+        client, backend = await self.logged_in()
+        control = self.running[0]._client
+        client.send(b"\n" * 5000 + b"NOOP\r\n")
+        await until(lambda: control._events, "lines that wait for their turn")
+        left = len(control._events)
+        await until(lambda: len(control._events) < left, "the next turn")
+        self.assertGreaterEqual(len(control._events), left - 4 * TURN_EVENTS)
+        for _ in range(5000):
+            await client.reply(500)
+        await client.reply(200)
+        await backend.heard(b"NOOP")
 
     async def test_replies_unread(self) -> None:
         """Who does not read replies is not served, and costs no memory (Requirement 80)."""

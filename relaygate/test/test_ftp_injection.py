@@ -247,7 +247,9 @@ class LineTests(InjectionCase):
         client, backend = await self.logged_in()
         backend.send(b"226 surplus\r\n" * 20_000)
         sent = len(client.received) + 13 * 20_000
-        await until(lambda: self.running[0].bytes_out == sent, "all replies read")
+        (relay,) = self.running
+        await until(lambda: relay.bytes_out == sent, "all replies read")
+        await until(lambda: not relay._backend._events, "all replies told")
         await client.ask(b"NOOP", 200)
         self.assertEqual(client.unseen, b"")
         self.assertIs(client.ending, None)
