@@ -118,6 +118,7 @@ class FTPData:
         self._works: set[Deferred[None]] = set()
         self._timer: IDelayedCall | None = None
         self._direction = Direction.UNKNOWN
+        self._served = False
         self._told = False
         self._closed = False
 
@@ -319,6 +320,7 @@ class FTPData:
         if source is Cause.CLIENT and self._direction is not Direction.DOWNLOAD:
             self._whole()
         elif source is not Cause.CLIENT and self._direction is not Direction.UPLOAD:
+            self._served = True
             self._drain(CLOSE_LIMIT_S)
 
     def _drain(self, left_s: float) -> None:
@@ -345,7 +347,9 @@ class FTPData:
 
     def _over(self, outcome: Outcome) -> None:
         self._stop_timer()
-        if outcome.cause is Cause.DONE:
+        # Who has a download's end may close as it likes: some clients close without close_notify.
+        served = self._served and self._direction is Direction.DOWNLOAD
+        if outcome.cause is Cause.DONE or (served and outcome.cause is Cause.CLIENT):
             self._ended(DataEnd.WHOLE)
         elif outcome.cause is Cause.BACKEND:
             self._ended(DataEnd.BACKEND_BROKE)

@@ -13,6 +13,7 @@ from relaygate.test.farend import Ending, payload, unchanged
 from relaygate.test.ftpnodes import CLIENT, GATE, FTPCase
 from relaygate.test.peers import in_thread
 from relaygate.test.test_quiettls import client_context
+from relaygate.test.test_servicetls import client_context as openssl_context
 
 VERSIONS = (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION)
 FILE_BYTES = 4_000_000
@@ -60,6 +61,22 @@ class WholeTests(FTPCase):
             await client.ask(b"NOOP", 200)
             client.close()
             await self.all_over()
+
+    async def test_client_that_closes_without_a_word(self) -> None:
+        """A download that was read to its end needs no close_notify (Requirement 27, 40)."""
+        await self.begin("allow")
+        for version in VERSIONS:
+            for _ in range(5):
+                client, backend = await self.logged_in(tls=version)
+                data, inner = await self.transfer(client, b"RETR x")
+                inner.send(payload(100_000))
+                inner.finish()
+                await data.got(payload(100_000))
+                data.close()
+                backend.say(b"226 done")
+                await client.reply(226)
+                client.close()
+                await self.all_over()
 
     async def test_upload_reaches_the_backend(self) -> None:
         """Nothing says 226 but the backend, and it has the file's end by then (Requirement 28)."""
@@ -292,6 +309,35 @@ class CutTests(FTPCase):
         self.assertIs(await data.ended(), Ending.RESET)
         backend.say(b"226 done")
         await client.reply(426)
+
+
+class ClientTLSTests(FTPCase):
+    """TLS of the client's data connections."""
+
+    async def test_not_resumed(self) -> None:
+        """Where it is demanded, data that does not resume the session is 522 (Requirement 37)."""
+        await self.begin("allow", session_reuse="require")
+        for version in VERSIONS:
+            client, backend = await self.logged_in(tls=version)
+            context, client.context = client.context, None
+            data, inner = await self.transfer(client, b"RETR x")
+            data.start_tls(SSL.Connection(openssl_context(version), data.socket))
+            data.tls.set_connect_state()
+            self.assertIs(await data.ended(), Ending.RESET)
+            self.assertIs(await inner.ended(), Ending.RESET)
+            self.assertEqual(data.count, 0)
+            backend.say(b"426 lost you")
+            await client.reply(522)
+            await self.nothing_left()
+            client.context = context
+            data, inner = await self.transfer(client, b"RETR x")
+            inner.send(b"secret")
+            inner.finish()
+            await data.got(b"secret")
+            data.close()
+            backend.say(b"226 done")
+            await client.reply(226)
+            client.close()
 
 
 class BackendTLSTests(FTPCase):
