@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from bench.ftppeers import FTP_PEERS
 from bench.loads import cache_folder, ftp_folder
 from bench.processes import BenchError
 
@@ -38,7 +39,6 @@ _DEBIAN: Final = {
     "stunnel": (("stunnel", "stunnel4"),),
     "ssh": (("sshd", "openssh-server"), ("ssh", "openssh-client")),
 }
-_SPEAKS_FTP: Final = ("direct-ftp", "relaygate-ftp", "relaygate-ftp-auto", "mod_proxy")
 _FTP_PACKAGES: Final = ("vsftpd", "proftpd-core", "proftpd-mod-crypto", "proftpd-mod-proxy")
 # What the unpacked ones need and a machine without them may not have.
 _FTP_LIBRARIES: Final = (
@@ -55,7 +55,7 @@ def install(peers: Sequence[str]) -> None:
     for kind, step in (("frp", _frp), ("rathole", _rathole), ("py-frp", _py_frp)):
         if any(name == kind or name.startswith(f"{kind}-") for name in peers):
             steps.append((kind, step))
-    if any(name in peers for name in _SPEAKS_FTP):
+    if any(peer.name in peers for peer in FTP_PEERS):
         steps.append(("FTP servers", _ftp))
     for name, step in steps:
         try:
