@@ -33,7 +33,7 @@ LoadModule mod_tls.c
 LoadModule mod_proxy.c
 ScoreboardFile {folder}/scoreboard
 PidFile {folder}/proftpd.pid
-DelayTable none
+DelayEngine off
 WtmpLog off
 TransferLog none
 
