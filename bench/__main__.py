@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import report
+from bench.ftppeers import FTP_PEERS
 from bench.install import install
 from bench.loads import Figures, Load
 from bench.machine import Others, machine
@@ -22,7 +23,7 @@ from bench.proxies import PROXIES
 from bench.results import Results
 from bench.tunnels import TUNNELS
 
-ALL: Final = {peer.name: peer for peer in (*PEERS, *PROXIES, *TUNNELS)}
+ALL: Final = {peer.name: peer for peer in (*PEERS, *PROXIES, *TUNNELS, *FTP_PEERS)}
 _QUICK_PEERS: Final = ("direct", "relaygate", "haproxy")
 # Both ends of 10,000 sessions, and what is beside them.
 _FILES: Final = 65_536
@@ -93,7 +94,7 @@ def _rounds(
             names = [
                 name
                 for name in measures
-                if applies(name, ends_tls=peer.ends_tls) and (name != "idle" or number == 1)
+                if applies(name, peer.kind) and (name != "idle" or number == 1)
             ]
             if not names:
                 continue
@@ -113,7 +114,7 @@ def _measure(
     figures: Figures = {}
     failures: list[str] = []
     try:
-        running = peer.up(folder, load.port)
+        running = peer.up(folder, load.backend(peer.kind))
     except BenchError as error:
         return figures, [f"start: {error}"]
     try:

@@ -12,12 +12,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from bench.loads import cache_folder
+from bench.ftppeers import FTP_PEERS
+from bench.loads import cache_folder, ftp_folder
 from bench.processes import BenchError
 
 FRP: Final = "v0.69.0"
@@ -37,6 +39,12 @@ _DEBIAN: Final = {
     "stunnel": (("stunnel", "stunnel4"),),
     "ssh": (("sshd", "openssh-server"), ("ssh", "openssh-client")),
 }
+_FTP_PACKAGES: Final = ("vsftpd", "proftpd-core", "proftpd-mod-crypto", "proftpd-mod-proxy")
+# What the unpacked ones need and a machine without them may not have.
+_FTP_LIBRARIES: Final = (
+    *("libcap2", "libhiredis0.14", "libmemcached11", "libmemcachedutil2", "libpam0g"),
+    *("libpcre2-posix3", "libsodium23", "libsqlite3-0", "libwrap0"),
+)
 _PATH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")
 
@@ -47,6 +55,8 @@ def install(peers: Sequence[str]) -> None:
     for kind, step in (("frp", _frp), ("rathole", _rathole), ("py-frp", _py_frp)):
         if any(name == kind or name.startswith(f"{kind}-") for name in peers):
             steps.append((kind, step))
+    if any(peer.name in peers for peer in FTP_PEERS):
+        steps.append(("FTP servers", _ftp))
     for name, step in steps:
         try:
             step()
@@ -131,6 +141,27 @@ def _py_frp() -> None:
     _run([sys.executable, "-m", "venv", str(folder)])
     pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
     _run([*pip, f"py-simple-nat-tunnel=={PY_FRP}"])
+
+
+def _ftp() -> None:
+    """Unpack the FTP servers: Debian installs but one, and nobody wants it started at boot."""
+    folder = ftp_folder()
+    if (folder / "usr/sbin/vsftpd").exists() and (folder / "usr/lib/proftpd/mod_proxy.so").exists():
+        return
+    if os.geteuid() != 0:
+        raise BenchError(f"only root may install {' '.join(_FTP_LIBRARIES)}")
+    with _no_service_starts():
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        _run(["apt-get", "update", "-q"], environment=quiet)
+        argv = ["apt-get", "install", "-q", "-y", "--no-install-recommends", "--no-upgrade"]
+        _run([*argv, *_FTP_LIBRARIES], environment=quiet)
+    with tempfile.TemporaryDirectory(prefix="relaygate-bench-") as name:
+        arriving = Path(name)
+        # By default it would be another user, to whom this folder is closed.
+        sandbox = ["-o", "APT::Sandbox::User=root"]
+        _run(["apt-get", "download", "-q", *sandbox, *_FTP_PACKAGES], folder=arriving)
+        for package in arriving.glob("*.deb"):
+            _run(["dpkg-deb", "--extract", str(package), str(folder)])
 
 
 def _run(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bench.ftpserver import FTPServer
+from bench.peers import Kind, found
 from bench.processes import BenchError, Cost, Group, free_ports
 
 Figures = dict[str, float]
@@ -27,6 +29,11 @@ def cache_folder() -> Path:
     folder = Path(base) / "relaygate" / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def ftp_folder() -> Path:
+    """The folder in which Debian's FTP servers are unpacked, which cannot be installed together."""
+    return cache_folder() / "ftp"
 
 
 def build(name: str) -> Path:
@@ -69,16 +76,28 @@ class Load:
 
     def __init__(self, folder: Path) -> None:
         self._client_program = (str(build("drive")),)
-        [self.port] = free_ports(1)
+        [self._port] = free_ports(1)
+        self._folder = folder
         self._group = Group(folder)
-        server = self._group.start("load-server", [str(build("serve")), str(self.port)])
+        server = self._group.start("load-server", [str(build("serve")), str(self._port)])
         self._group.wait(
             lambda: "ready" in server.log_file.read_text(), 5.0, "the load's server is not ready"
         )
+        self._ftp: FTPServer | None = None
+
+    def backend(self, kind: Kind) -> int:
+        """The port of the server for peers of that *kind*; raises :class:`BenchError`."""
+        if kind != "ftp":
+            return self._port
+        if self._ftp is None:
+            self._ftp = FTPServer(found("vsftpd", ftp_folder() / "usr/sbin"), self._folder / "ftp")
+        return self._ftp.port
 
     def stop(self) -> None:
-        """End the server."""
+        """End the servers."""
         self._group.stop()
+        if self._ftp is not None:
+            self._ftp.stop()
 
     def run(self, peer: Group, port: int, what: str, *arguments: float | str) -> Measured:
         """
@@ -93,6 +112,12 @@ class Load:
     def run_tls(self, peer: Group, port: int, *arguments: float | str) -> Measured:
         """The same with one stream under TLS, which the peer ends."""
         program = (sys.executable, "-m", "bench.tlsdrive")
+        with self._client(program, port, *arguments) as client:
+            return self._measured(client, peer)
+
+    def run_ftp(self, peer: Group, port: int, *arguments: float | str) -> Measured:
+        """The same with an FTP client, against a peer that speaks FTP."""
+        program = (sys.executable, "-m", "bench.ftpdrive")
         with self._client(program, port, *arguments) as client:
             return self._measured(client, peer)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.loads import Figures, Load, Measured
-from bench.peers import Running
+from bench.peers import Kind, Running
 from bench.processes import BenchError
 
 GB: Final = 1e9
@@ -24,15 +24,21 @@ _PACED_AT_ONCE: Final = 256
 
 @dataclass(frozen=True)
 class Times:
-    """How long everything is measured, in seconds; *idle* says how many sessions are held."""
+    """
+    How long everything is measured, in seconds.
+
+    *idle* says how many sessions are held, *ftp_files* and *ftp_listings* how many are asked for.
+    """
 
     warm_s: float
     run_s: float
     idle: tuple[int, ...]
+    ftp_files: int
+    ftp_listings: int
 
 
-QUICK: Final = Times(0.3, 0.8, (0, 1_000))
-FULL: Final = Times(0.4, 1.5, (0, 1_000, 10_000))
+QUICK: Final = Times(0.3, 0.8, (0, 1_000), 100, 10)
+FULL: Final = Times(0.4, 1.5, (0, 1_000, 10_000), 300, 50)
 
 Measure = Callable[[Load, Running, Times], Figures]
 
@@ -115,6 +121,27 @@ def tls(load: Load, running: Running, times: Times) -> Figures:
     return figures
 
 
+def ftp(load: Load, running: Running, times: Times) -> Figures:
+    """A big file each way, in clear and under TLS; small files; log-in to listing."""
+    figures: Figures = {}
+    for protection in ("plain", "tls"):
+        for way in ("up", "down"):
+            _rest()
+            name = f"ftp_{protection}_{way}"
+            got = load.run_ftp(running.group, running.port, "stream", way, protection, times.run_s)
+            moved_gb = got.figures["bytes"] / GB
+            figures[f"{name}_gb_s"] = moved_gb / got.figures["seconds"]
+            figures[f"{name}_cpu_s_per_gb"] = sum(got.cpu_s.values()) / moved_gb
+    for way in ("up", "down"):
+        _rest()
+        got = load.run_ftp(running.group, running.port, "files", way, times.ftp_files)
+        figures[f"ftp_files_{way}_per_s"] = got.figures["count"] / got.figures["seconds"]
+        figures[f"ftp_files_{way}_cpu_us"] = sum(got.cpu_s.values()) * 1e6 / got.figures["count"]
+    _rest()
+    got = load.run_ftp(running.group, running.port, "listings", times.ftp_listings)
+    return figures | {f"ftp_listing_{each}": got.figures[each] for each in ("p50_us", "p99_us")}
+
+
 def _with_idle(load: Load, running: Running, times: Times, name: str) -> Figures:
     got = _sessions(load, running, times, 8, 0)
     moved = _stream(load, running, "down", 1, times)
@@ -160,9 +187,11 @@ MEASURES: Final[dict[str, Measure]] = {
     "exchange": exchange,
     "idle": idle,
     "tls": tls,
+    "ftp": ftp,
 }
 
 
-def applies(name: str, *, ends_tls: bool) -> bool:
-    """Whether measure *name* is for a peer that ends the clients' TLS, or does not."""
-    return (name == "tls") == ends_tls
+def applies(name: str, kind: Kind) -> bool:
+    """Whether measure *name* is for peers of that *kind*."""
+    own: dict[str, Kind] = {"tls": "tls", "ftp": "ftp"}
+    return own.get(name, "bytes") == kind

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import relaygate
-from bench.processes import HOST, BenchError, Group, echoes, free_ports
+from bench.processes import HOST, BenchError, Group, echoes, free_ports, greets
 from relaygate import pki
 from relaygate.identity import Role
 
@@ -25,7 +25,12 @@ POOL: Final = 32
 _DAYS: Final = 30
 _TWISTD: Final = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
 
+# The DMZ node's certificate serves where TLS ends: clients of the benchmark look at none.
+OWN_TLS: Final = 'tls = {certificate = "../dmz/dmz.pem", key = "../dmz/dmz.key"}'
+
 Start = Callable[[Group, int], int]
+# It passes bytes on, or does so having ended the clients' TLS, or it understands FTP.
+Kind = Literal["bytes", "tls", "ftp"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ class Peer:
     version: Callable[[], str]
     note: str
     encrypted: bool = False
-    # It ends the clients' TLS, which is another thing than the others do.
-    ends_tls: bool = False
+    # Which measures are for it.
+    kind: Kind = "bytes"
     # A pool takes a moment to fill.
     settle_s: float = 0.2
 
@@ -54,13 +59,14 @@ class Peer:
         group = Group(folder)
         try:
             port = self.start(group, backend)
-            group.wait(
-                lambda: echoes(port, tls=self.ends_tls), READY_LIMIT_S, "no byte came through"
-            )
+            group.wait(lambda: self._serves(port), READY_LIMIT_S, "no byte came through")
         except BaseException:
             group.stop()
             raise
         return Running(group, port)
+
+    def _serves(self, port: int) -> bool:
+        return greets(port, b"220") if self.kind == "ftp" else echoes(port, tls=self.kind == "tls")
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,13 @@ def _no_relay(_group: Group, backend: int) -> int:
     return backend
 
 
-def _start_relaygate(group: Group, backend: int, *settings: str) -> int:
-    """Start both nodes; *settings* are lines of the service's."""
+def start_relaygate(group: Group, backend: int, *settings: str, listen: str = "") -> int:
+    """Start both nodes; *settings* are lines of the service's, *listen* ports beside its own."""
     uplink, port = free_ports(2)
     now = datetime.now(UTC)
     ca = pki.make_ca("relaygate bench", now, _DAYS)
     service = "\n".join(settings)
+    rules = ", ".join(f'"{HOST}:{ports}"' for ports in (str(port), listen) if ports)
     for name, role in (("dmz", Role.DMZ), ("node-a", Role.INTERNAL)):
         (group.folder / name).mkdir()
         pki.create_node(ca, name, role, now, _DAYS, group.folder / name)
@@ -116,7 +123,7 @@ listen = "{HOST}:{uplink}"
 nodes = ["node-a"]
 
 [policy]
-listen = ["{HOST}:{port}"]
+listen = [{rules}]
 max_sessions = {MAX_SESSIONS}
 max_sessions_per_address = {MAX_SESSIONS}
 """,
@@ -146,7 +153,8 @@ backends = ["{HOST}:{backend}"]
     return port
 
 
-def _relaygate_version() -> str:
+def relaygate_version() -> str:
+    """Which relaygate this is."""
     return f"relaygate {relaygate.__version__}"
 
 
@@ -155,20 +163,20 @@ PEERS: Final = (
     Peer(
         "relaygate",
         "relaygate, clear channels",
-        lambda group, backend: _start_relaygate(
+        lambda group, backend: start_relaygate(
             group, backend, 'protocol = "tcp"', 'channel = "never"'
         ),
-        _relaygate_version,
+        relaygate_version,
         f"protocol tcp, channel never, pool {POOL}; logs each session, as it always does",
         settle_s=0.5,
     ),
     Peer(
         "relaygate-tls",
         "relaygate, TLS channels",
-        lambda group, backend: _start_relaygate(
+        lambda group, backend: start_relaygate(
             group, backend, 'protocol = "tcp"', 'channel = "always"'
         ),
-        _relaygate_version,
+        relaygate_version,
         f"protocol tcp, channel always (TLS 1.3 between the nodes), pool {POOL}",
         encrypted=True,
         settle_s=0.5,
@@ -176,16 +184,10 @@ PEERS: Final = (
     Peer(
         "relaygate-ends-tls",
         "relaygate, ending TLS inside",
-        # The DMZ node's certificate serves here: clients of the benchmark look at none.
-        lambda group, backend: _start_relaygate(
-            group,
-            backend,
-            'protocol = "tls"',
-            'tls = {certificate = "../dmz/dmz.pem", key = "../dmz/dmz.key"}',
-        ),
-        _relaygate_version,
+        lambda group, backend: start_relaygate(group, backend, 'protocol = "tls"', OWN_TLS),
+        relaygate_version,
         f"protocol tls with service.tls: the internal node ends the clients' TLS, pool {POOL}",
-        ends_tls=True,
+        kind="tls",
         settle_s=0.5,
     ),
 )

@@ -155,6 +155,15 @@ def echoes(port: int, *, tls: bool = False) -> bool:
         return False
 
 
+def greets(port: int, beginning: bytes) -> bool:
+    """Whether who connects hears a line with that *beginning*, without a word of his own."""
+    try:
+        with socket.create_connection((HOST, port), timeout=1) as client:
+            return client.recv(len(beginning), socket.MSG_WAITALL) == beginning
+    except OSError:
+        return False
+
+
 def file_limit() -> int:
     """How many descriptors this process and its children may hold."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

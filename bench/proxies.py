@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from bench.keys import server_pem
 from bench.peers import Peer, first_line, found
 from bench.processes import HOST, BenchError, Group, file_limit, free_ports, most_idle
 from relaygate import pki
@@ -97,20 +98,14 @@ def _start_haproxy(
     group: Group, backend: int, threads: str = "nbthread 1", *, ends_tls: bool = False
 ) -> int:
     program = found("haproxy")
-    pem = group.folder / "both.pem"
-    if ends_tls:
-        now = datetime.now(UTC)
-        ca = pki.make_ca("relaygate bench", now, _DAYS)
-        pki.create_node(ca, "dmz", Role.DMZ, now, _DAYS, group.folder)
-        names = ("dmz.pem", "dmz.key")
-        pem.write_text("".join((group.folder / name).read_text() for name in names))
+    tls = f"ssl crt {server_pem(group.folder)}" if ends_tls else ""
     return _two_hops(
         group,
         backend,
         lambda name, port, target: _HAPROXY.format(
             host=HOST,
             port=port,
-            tls=f"ssl crt {pem}" if ends_tls and name == "inner" else "",
+            tls=tls if name == "inner" else "",
             target=target,
             threads=threads,
             sessions=most_idle(file_limit()) + _ROOM,
@@ -210,7 +205,7 @@ PROXIES: Final = (
         lambda group, backend: _start_haproxy(group, backend, ends_tls=True),
         _haproxy_version,
         "as haproxy, the inner one ends the clients' TLS",
-        ends_tls=True,
+        kind="tls",
     ),
     Peer(
         "nginx",

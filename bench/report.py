@@ -10,13 +10,14 @@ from typing import Any, Final
 from bench import plots
 from bench.loads import Figures
 from bench.measures import AT_ONCE
-from bench.peers import Peer
+from bench.peers import Kind, Peer
 from bench.results import Results
 from bench.targets import verdicts
 
 # Heading, figure, what it is divided by, decimals.
 _Column = tuple[str, str, float, int]
 
+_CUTS: Final = ("p50", "p99")
 _THROUGHPUT: Final[tuple[_Column, ...]] = tuple(
     (f"{streams} {way}", f"streams_{streams}_{way}_gb_s", 1, 2)
     for streams in (1, 8)
@@ -30,6 +31,17 @@ _TLS: Final[tuple[_Column, ...]] = tuple(
     (f"{what} {way}", f"tls_1_{way}_{figure}", 1, 2)
     for what, figure in (("GB/s", "gb_s"), ("CPU s/GB", "cpu_s_per_gb"))
     for way in ("up", "down")
+)
+_FTP_BULK: Final[tuple[_Column, ...]] = tuple(
+    (f"{words} {way}", f"ftp_{protection}_{way}_{figure}", 1, 2)
+    for protection, name in (("plain", "FTP"), ("tls", "FTPS"))
+    for words, figure in ((f"{name} GB/s", "gb_s"), (f"{name} CPU s/GB", "cpu_s_per_gb"))
+    for way in ("up", "down")
+)
+_FTP_SMALL: Final[tuple[_Column, ...]] = (
+    *((f"files/s {way}", f"ftp_files_{way}_per_s", 1, 0) for way in ("up", "down")),
+    *((f"CPU us a file {way}", f"ftp_files_{way}_cpu_us", 1, 0) for way in ("up", "down")),
+    *((f"log-in to listing {each} ms", f"ftp_listing_{each}_us", 1e3, 2) for each in _CUTS),
 )
 _SESSIONS: Final[tuple[_Column, ...]] = (
     *((f"{at_once} at once", f"sessions_{at_once}_per_s", 1, 0) for at_once in AT_ONCE),
@@ -56,6 +68,10 @@ def one_line(figures: Figures) -> str:
         "streams_1_down_gb_s": "1 stream {:.2f} GB/s",
         "streams_8_down_gb_s": "8 streams {:.2f} GB/s",
         "tls_1_down_gb_s": "TLS {:.2f} GB/s",
+        "ftp_plain_down_gb_s": "FTP {:.2f} GB/s",
+        "ftp_tls_down_gb_s": "FTPS {:.2f} GB/s",
+        "ftp_files_down_per_s": "{:.0f} files/s",
+        "ftp_listing_p50_us": "listing {:.0f} us",
         "sessions_8_per_s": "{:.0f} sessions/s",
         "reply_p50_us": "reply {:.0f} us",
     }
@@ -113,17 +129,23 @@ def _markdown(results: Results, pictures: list[Path]) -> Iterator[str]:
     yield from (f"| {name} | {value} |" for name, value in results.machine.items())
     yield from _targets(results)
     yield from _peers(results)
-    sections = (
-        ("Throughput in GB/s, by streams and way", _THROUGHPUT),
-        ("CPU seconds for a GB, all processes of a peer", _CPU),
-        ("Ending the TLS of one stream", _TLS),
-        ("New sessions a second", _SESSIONS),
-        ("Set-up of a session in ms", _SETUP),
-        ("A request of 64 bytes and its answer through an open session, in us", _REPLY),
-        ("Idle sessions", _idle_columns(results)),
+    sections: tuple[tuple[str, Kind, tuple[_Column, ...]], ...] = (
+        ("Throughput in GB/s, by streams and way", "bytes", _THROUGHPUT),
+        ("CPU seconds for a GB, all processes of a peer", "bytes", _CPU),
+        ("Ending the TLS of one stream", "tls", _TLS),
+        ("FTP: a file of 256 MiB, in one session", "ftp", _FTP_BULK),
+        ("FTP: files of 4 KiB in one session, and the way to a first listing", "ftp", _FTP_SMALL),
+        ("New sessions a second", "bytes", _SESSIONS),
+        ("Set-up of a session in ms", "bytes", _SETUP),
+        (
+            "A request of 64 bytes and its answer through an open session, in us",
+            "bytes",
+            _REPLY,
+        ),
+        ("Idle sessions", "bytes", _idle_columns(results)),
     )
-    for title, columns in sections:
-        yield from _table(results, title, columns)
+    for title, kind, columns in sections:
+        yield from _table(results, title, kind, columns)
     if pictures:
         yield ""
         yield "## Plots"
@@ -177,15 +199,16 @@ def _idle_columns(results: Results) -> tuple[_Column, ...]:
     return tuple(columns)
 
 
-def _table(results: Results, title: str, columns: tuple[_Column, ...]) -> Iterator[str]:
+def _table(results: Results, title: str, kind: Kind, columns: tuple[_Column, ...]) -> Iterator[str]:
+    peers = [peer for peer in results.peers if peer.kind == kind]
+    if not peers:
+        return
     yield ""
     yield f"## {title}"
     yield ""
     yield f"| peer | {' | '.join(heading for heading, *_ in columns)} |"
     yield f"| --- |{' ---: |' * len(columns)}"
-    for peer in results.peers:
-        if peer.ends_tls != (columns is _TLS):
-            continue
+    for peer in peers:
         if peer.name in results.missing:
             yield f"| {_title(peer)} | not installed |{' |' * (len(columns) - 1)}"
             continue
@@ -196,7 +219,7 @@ def _table(results: Results, title: str, columns: tuple[_Column, ...]) -> Iterat
 def _cell(results: Results, peer: Peer, column: _Column) -> str:
     _, figure, scale, decimals = column
     value = results.median(peer.name, figure)
-    if value is None or (peer.name == "direct" and ("cpu" in figure or "bytes" in figure)):
+    if value is None or (peer.name.startswith("direct") and ("cpu" in figure or "bytes" in figure)):
         return "-"
     text = f"{value / scale:,.{decimals}f}"
     if len(values := results.values(peer.name, figure)) > 1:

@@ -11,6 +11,7 @@ from bench.results import Results
 
 _US: Final = "relaygate"
 _ENDS_TLS: Final = "relaygate-ends-tls"
+_FTP: Final = "relaygate-ftp"
 _HAPROXY: Final = ("haproxy", "haproxy-threads")
 _FRP: Final = ("frp", "frp-plain")
 _STREAMS: Final = (1, 8)
@@ -34,6 +35,7 @@ def verdicts(results: Results) -> list[Verdict]:
         *_streams(results),
         *_cpu(results),
         *_tls(results),
+        *_ftp(results),
         *_sessions(results),
         *_idle(results),
     ]
@@ -95,6 +97,18 @@ def _tls(results: Results) -> Iterator[Verdict]:
         ours, other = results.median(_ENDS_TLS, figure), results.median("haproxy-ends-tls", figure)
         target = f"1 stream {way}, TLS ended inside: at least 1.0 times HAProxy ending it"
         yield _at_least(target, ours, other, 1.0)
+
+
+def _ftp(results: Results) -> Iterator[Verdict]:
+    figures = [
+        (f"{title}, a file of 256 MiB {way}", f"ftp_{name}_{way}_gb_s", 1.0)
+        for title, name in (("FTP", "plain"), ("FTPS", "tls"))
+        for way in _WAYS
+    ]
+    figures += [(f"FTP, files of 4 KiB {way}", f"ftp_files_{way}_per_s", 0.7) for way in _WAYS]
+    for title, figure, factor in figures:
+        ours, other = results.median(_FTP, figure), results.median("mod_proxy", figure)
+        yield _at_least(f"{title}: at least {factor} times mod_proxy", ours, other, factor)
 
 
 def _sessions(results: Results) -> Iterator[Verdict]:

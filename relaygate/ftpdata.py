@@ -151,11 +151,12 @@ class FTPData:
         port.transport = WaitingLeg
         try:
             port.startListening()
-        except CannotListenError:
-            self._fail(_FAULT)
+        except CannotListenError as error:
+            self._fail(_FAULT, str(error))
             return
         self._port = port
-        self._timer = paths.reactor.callLater(BACKEND_LISTEN_LIMIT_S, self._fail, _FAULT)
+        late = "the backend has not come"
+        self._timer = paths.reactor.callLater(BACKEND_LISTEN_LIMIT_S, self._fail, _FAULT, late)
         self._tell(self._session.backend_listening, host, port.getHost().port)
 
     def start(self, direction: Direction, client_protected: bool, backend_protected: bool) -> None:
@@ -198,18 +199,21 @@ class FTPData:
         if not failure.check(TransferFailed, DialFailed):
             session = self._paths.session
             self.log.failure("transfer of session {session} failed", failure, session=session)
-        self.log.debug(
-            "transfer of session {session}: {reason}",
-            session=self._paths.session,
-            reason=failure.getErrorMessage(),
-        )
-        self._fail(_FAULT)
+        self._fail(_FAULT, failure.getErrorMessage())
 
     def _tell(self, say: Callable[..., list[Effect]], *words: object) -> None:
         if not self._closed:
             self._feed(say, self.number, *words)
 
-    def _fail(self, reply: Reply) -> None:
+    def _fail(self, reply: Reply, reason: str) -> None:
+        if self._closed:
+            return
+        # The client hears next to nothing of it, and an operator may have to mend it.
+        self.log.warn(
+            "session {session} data connection failed: {reason}",
+            session=self._paths.session,
+            reason=reason,
+        )
         self._tell(self._session.data_failed, reply)
 
     async def _open_passive(self, protected: bool) -> None:
@@ -266,12 +270,8 @@ class FTPData:
             if client_protected:
                 await self._secure_client(client)
         except HandshakeFailed as error:
-            self.log.info(
-                "session {session}: a data connection's TLS failed: {reason}",
-                session=self._paths.session,
-                reason=str(error),
-            )
-            self._fail(_NOT_RESUMED if isinstance(error, _NotResumed) else _BAD_PROTECTION)
+            reply = _NOT_RESUMED if isinstance(error, _NotResumed) else _BAD_PROTECTION
+            self._fail(reply, f"TLS: {error}")
             return
         self.relay = Relay(
             client,

@@ -28,6 +28,7 @@ from relaygate.pipes import PipeShelf
 from relaygate.protocols.ftp import Reply
 from relaygate.protocols.ftpalg import FTPSession
 from relaygate.protocols.ftpeffects import (
+    BounceRefused,
     CloseData,
     DialActive,
     DialBackendData,
@@ -264,7 +265,7 @@ class FTPRelay:
         if end is self._client:
             self._feed(self._session.client_lost)
         else:
-            self.log.debug("the backend's control connection: {reason}", reason=reason)
+            log_event(self.log, "backend lost", usual=True, **self._fields, reason=reason)
             self._feed(self._session.backend_lost)
 
     # -- performing -----------------------------------------------------------------------------
@@ -351,6 +352,17 @@ class FTPRelay:
             mode="passive" if effect.passive else "active",
             client_tls=effect.client_protected,
             backend_tls=effect.backend_protected,
+        )
+
+    @_perform.register
+    def _(self, effect: BounceRefused) -> None:
+        log_event(
+            self.log,
+            "refused",
+            usual=False,
+            **self._fields,
+            command=_text(bytes(effect.command).rstrip()),
+            reason=effect.why,
         )
 
     @_perform.register

@@ -15,7 +15,9 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.python.failure import Failure
 
 from relaygate.demo import openssh, report
+from relaygate.demo.ftpclient import ExplicitFTPS, ImplicitFTPS, PlainFTP
 from relaygate.demo.gateway import Gateway
+from relaygate.demo.keys import SERVERS_CA
 from relaygate.demo.processes import DemoError
 from relaygate.demo.servers import log_warnings
 from relaygate.demo.sftpclient import OwnSFTP
@@ -72,8 +74,10 @@ def movers(reactor: Any, gateway: Gateway, client: str) -> list[Mover]:
             found.append(openssh.SCP(reactor, config))
     else:
         found.append(OwnSFTP(reactor, folder, ports["sftp"]))
-    found.append(Web(ports["web"]))
-    found.append(Web(ports["web-tls"], folder / "web-ca.pem"))
+    found += [
+        mover(folder, ports[mover.service]) for mover in (PlainFTP, ExplicitFTPS, ImplicitFTPS)
+    ]
+    found += [Web(ports["web"]), Web(ports["web-tls"], folder / SERVERS_CA)]
     return found
 
 

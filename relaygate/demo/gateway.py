@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,16 @@ HOST: Final = "127.0.0.1"
 DMZ: Final = "dmz"
 NODES: Final = ("node-a", "node-b")
 
+# How many ports the DMZ node may open for FTP's data connections, and where to look for them:
+# below those that the kernel gives to clients.
+_PASSIVE_PORTS: Final = 64
+_PASSIVE_FROM: Final = range(20_000, 32_000, _PASSIVE_PORTS)
+
+_FTP: Final = """\
+tls = {{certificate = "ftp.pem", key = "ftp.key"}}
+ftp = {{passive_ports = "{passive}"}}
+"""
+
 _START_LIMIT_S: Final = 20.0
 _END_LIMIT_S: Final = 5.0
 
@@ -27,13 +38,20 @@ _TWISTD: Final = (sys.executable, "-c", "from twisted.scripts.twistd import run;
 
 @dataclass(frozen=True)
 class Service:
-    """A service that the demo publishes; the server behind it goes by the same name."""
+    """A service that the demo publishes; *backend* names the server behind it."""
 
     name: str
     protocol: str
+    backend: str
 
 
-SERVICES: Final = (Service("sftp", "ssh"), Service("web", "tcp"), Service("web-tls", "tls"))
+SERVICES: Final = (
+    Service("sftp", "ssh", "sftp"),
+    Service("ftp", "ftp", "ftp"),
+    Service("ftps", "ftps", "ftp"),
+    Service("web", "tcp", "web"),
+    Service("web-tls", "tls", "web-tls"),
+)
 
 
 @dataclass(frozen=True)
@@ -76,24 +94,30 @@ class Gateway:
         for folder in (self.files_folder, self.clients_folder):
             folder.mkdir(parents=True)
         keys.make_identities(self._root, DMZ, NODES)
-        keys.make_web_certificate(self.servers_folder, self.clients_folder)
+        nodes = [self._root / name for name in NODES]
+        keys.make_server_certificates(self.servers_folder, self.clients_folder, nodes)
+        keys.make_password(self.servers_folder, self.clients_folder)
         keys.make_ssh_keys(self.servers_folder, self.clients_folder)
         names = [service.name for service in SERVICES]
         uplink, *listeners = free_ports(1 + len(names))
         self.ports = dict(zip(names, listeners, strict=True))
 
-        self._configure(DMZ, _dmz_config(uplink, listeners))
+        passive = free_range()
+
+        self._configure(DMZ, _dmz_config(uplink, listeners, passive))
         self._dmz.start()
         self._servers.start()
         ready = await self._servers.said(r"^ready (.*)$", limit_s=_START_LIMIT_S)
-        self.backends = json.loads(ready[1])
-        places = ", ".join(f"{name} {HOST}:{port}" for name, port in self.backends.items())
+        servers = json.loads(ready[1])
+        self.backends = {service.name: servers[service.backend] for service in SERVICES}
+        places = ", ".join(f"{name} {HOST}:{port}" for name, port in servers.items())
         print(f"  inside   servers: {places}")
         await self._dmz.said("waits for internal nodes", limit_s=_START_LIMIT_S)
         print(f"  dmz      DMZ node: waits for internal nodes on {HOST}:{uplink}")
 
         for node in self._inside:
-            self._configure(node.name, _internal_config(uplink, self.ports, self.backends))
+            config = _internal_config(uplink, self.ports, self.backends, passive)
+            self._configure(node.name, config)
             node.start()
         for node in self._inside:
             # Only now does the DMZ node give this node its share of the sessions.
@@ -101,7 +125,7 @@ class Gateway:
             print(f"  inside   internal node {node.name}: has dialled out and published all")
         self.up = True
         places = ", ".join(f"{name} {HOST}:{port}" for name, port in self.ports.items())
-        print(f"  dmz      listeners: {places}")
+        print(f"  dmz      listeners: {places}; for FTP's data {HOST}:{passive}, while it flows")
 
     def _configure(self, name: str, text: str) -> None:
         identity = f'[identity]\ncertificate = "{name}.pem"\nkey = "{name}.key"\nca = "ca.pem"\n'
@@ -141,8 +165,21 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _dmz_config(uplink: int, listeners: list[int]) -> str:
-    rules = ", ".join(f'"{HOST}:{port}"' for port in listeners)
+def free_range() -> str:
+    """A range of TCP ports of the loopback address, none of which is used now; or `DemoError`."""
+    for first in random.sample(_PASSIVE_FROM, len(_PASSIVE_FROM)):
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + _PASSIVE_PORTS):
+                    stack.enter_context(socket.socket()).bind((HOST, port))
+            except OSError:
+                continue
+            return f"{first}-{first + _PASSIVE_PORTS - 1}"
+    raise DemoError(f"no {_PASSIVE_PORTS} free ports in a row on {HOST}")
+
+
+def _dmz_config(uplink: int, listeners: list[int], passive: str) -> str:
+    rules = ", ".join(f'"{HOST}:{ports}"' for ports in (*listeners, passive))
     nodes = ", ".join(f'"{name}"' for name in NODES)
     return f"""
 [uplink]
@@ -154,12 +191,15 @@ listen = [{rules}]
 """
 
 
-def _internal_config(uplink: int, ports: dict[str, int], backends: dict[str, int]) -> str:
+def _internal_config(
+    uplink: int, ports: dict[str, int], backends: dict[str, int], passive: str
+) -> str:
     gateway = f'\n[[gateway]]\naddress = "{HOST}:{uplink}"\nname = "{DMZ}"\n'
     services = [
         f'\n[[service]]\nname = "{service.name}"\nprotocol = "{service.protocol}"\n'
         f'listen = "{HOST}:{ports[service.name]}"\n'
         f'backends = ["{HOST}:{backends[service.name]}"]\n'
+        + (_FTP.format(passive=passive) if service.backend == "ftp" else "")
         for service in SERVICES
     ]
     return gateway + "".join(services)

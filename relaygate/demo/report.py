@@ -7,7 +7,7 @@ from typing import Final
 
 from relaygate.demo import openssh
 from relaygate.demo.gateway import HOST, NODES, Gateway
-from relaygate.demo.keys import WEB_NAME
+from relaygate.demo.keys import FTP_NAME, SERVERS_CA, USER, WEB_NAME, read_password
 from relaygate.demo.transfers import Mover, Row
 
 _HEAD: Final = ("protocol", "client", "direction", "size", "time", "rate", "node", "sha-256")
@@ -90,13 +90,19 @@ def hints(gateway: Gateway) -> str:
         ]
         if openssh.scp_speaks_sftp():
             lines.append(f"  scp -s -F {config} SOME-FILE {openssh.ALIAS}:")
+    curl = f"curl --cacert {folder / SERVERS_CA}"
+    user = f"-u {USER}:{read_password(folder)}"
+    name, port = FTP_NAME, ports["ftp"]
+    lines += [
+        f"  curl {user} -T SOME-FILE ftp://{HOST}:{port}/",
+        f"  {curl} --resolve {name}:{port}:{HOST} --ssl-reqd {user} -T SOME-FILE ftp://{name}:{port}/",
+    ]
+    port = ports["ftps"]
+    lines.append(f"  {curl} --resolve {name}:{port}:{HOST} {user} ftps://{name}:{port}/")
     name, port = WEB_NAME, ports["web-tls"]
     lines += [
         f"  curl -T SOME-FILE http://{HOST}:{ports['web']}/NAME",
-        (
-            f"  curl --cacert {folder / 'web-ca.pem'} --resolve {name}:{port}:{HOST}"
-            f" https://{name}:{port}/NAME"
-        ),
+        f"  {curl} --resolve {name}:{port}:{HOST} https://{name}:{port}/NAME",
         "and watch what the nodes say:",
         "  tail -f " + " ".join(str(child.log_file) for child in gateway.children[:-1]),
     ]

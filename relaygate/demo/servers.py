@@ -16,6 +16,7 @@ from twisted.logger import (
     textFileLogObserver,
 )
 
+from relaygate.demo.ftpserver import ftp_factory
 from relaygate.demo.sftpserver import sftp_factory
 from relaygate.demo.webserver import web_factory
 
@@ -30,11 +31,12 @@ def log_warnings() -> None:
 
 
 def start(reactor: Any, folder: Path) -> dict[str, int]:
-    """Start every server with the keys in *folder*; the port of each, by its service's name."""
+    """Start every server with the keys in *folder*; the port of each, by its name."""
     files = folder / "files"
     certificate = PrivateCertificate.loadPEM((folder / "web.pem").read_bytes())
     ports = {
         "sftp": reactor.listenTCP(0, sftp_factory(files, folder), interface=_HOST),
+        "ftp": reactor.listenTCP(0, ftp_factory(files, folder), interface=_HOST),
         "web": reactor.listenTCP(0, web_factory(files), interface=_HOST),
         "web-tls": reactor.listenSSL(0, web_factory(files), certificate.options(), interface=_HOST),
     }

@@ -237,6 +237,18 @@ class TransferSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class BounceRefused:
+    """
+    For the audit: PORT or EPRT named an address or a port that is never dialled.
+
+    ``why`` is what the client was told.
+    """
+
+    command: Command
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class EndSession:
     """
     The last effect: close both control legs behind what was written.
@@ -260,5 +272,6 @@ Effect = (
     | CloseData
     | LoginSeen
     | TransferSeen
+    | BounceRefused
     | EndSession
 )

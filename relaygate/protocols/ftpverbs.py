@@ -13,13 +13,14 @@ from typing import Final
 
 from relaygate.protocols.ftp import Command, Reply
 from relaygate.protocols.ftpaddr import (
+    Forbidden,
     FTPAddressError,
     is_ipv4,
     parse_eprt,
     parse_epsv,
     parse_port,
 )
-from relaygate.protocols.ftpeffects import BackendTLS, Direction
+from relaygate.protocols.ftpeffects import BackendTLS, BounceRefused, Direction
 from relaygate.protocols.ftpexchange import (
     Abortion,
     Core,
@@ -151,6 +152,8 @@ def _active(core: Core, command: Command) -> Exchange | Reply:
     try:
         port = parse(command.words, core.client)
     except FTPAddressError as error:
+        if isinstance(error, Forbidden):
+            core.emit(BounceRefused(command, str(error)))
         return Reply.of(error.code, str(error))
     return Preparation(core, command.verb, port)
 

@@ -7,9 +7,12 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +34,15 @@ from relaygate.test.programs import Program, completed, new_folder
 _LIMIT_S: Final = 120.0
 _OWN_SIZE: Final = Path(__file__).stat().st_size
 _MODULE: Final = ("-m", "relaygate.demo")
+
+# Protocol and client of what needs no program of the machine's.
+_IN_EVERY_RUN: Final = (
+    ("FTP", "Python ftplib"),
+    ("FTPS explicit", "Python ftplib"),
+    ("FTPS implicit", "Python ftplib"),
+    ("tcp (HTTP)", "Python http.client"),
+    ("tls (HTTPS)", "Python http.client"),
+)
 
 # A download by HTTPS arrives with one bit changed, and an upload by HTTP does not arrive.
 _SPOILT: Final = """
@@ -109,18 +121,22 @@ class DemoTests(TestCase):
                 found.append(arguments.replace(b"\0", b" ").decode())
         return found
 
-    def assert_all_equal(self, text: str, expected: list[tuple[str, str]]) -> None:
+    def assert_all_equal(
+        self, text: str, labels: Iterable[tuple[str, str]], sizes: Iterable[str]
+    ) -> None:
         """
-        The table has a good row for each of *expected*, a start of a line and a size.
+        The table has two good rows for each of *labels*, a protocol and a client, and each size.
 
         Both nodes stand in it.
         """
+        expected = [(label, size) for label in labels for size in sizes]
         rows = re.findall(r"^(\S.*?)  +\S.*?(node-[ab])  equal$", text, re.MULTILINE)
         self.assertEqual(len(rows), len(expected) * 2, text)
         self.assertEqual({node for _, node in rows}, set(NODES), text)
         for label, size in expected:
             for direction in ("upload", "download"):
-                row = rf"^{re.escape(label)} +{direction} +{size}  .*  node-[ab]  equal$"
+                words = " +".join(re.escape(word) for word in label)
+                row = rf"^{words} +{direction} +{size}  .*  node-[ab]  equal$"
                 self.assertRegex(text, re.compile(row, re.MULTILINE))
         self.assertNotIn("FAILED", text)
 
@@ -130,18 +146,10 @@ class DemoTests(TestCase):
             require_program(program)
         status, text = await self.run_demo(*_MODULE, "--client", "openssh", "--sizes", "0,70K")
         self.assertEqual(status, 0, text)
-        expected = [("SFTP         OpenSSH sftp", "0 B"), ("SFTP         OpenSSH sftp", "70.0 KiB")]
+        labels = [("SFTP", "OpenSSH sftp"), *_IN_EVERY_RUN]
         if openssh.scp_speaks_sftp():
-            expected += [
-                ("SCP          OpenSSH scp", "0 B"),
-                ("SCP          OpenSSH scp", "70.0 KiB"),
-            ]
-        expected += [
-            (f"{label}  Python http.client", size)
-            for label in ("tcp (HTTP) ", "tls (HTTPS)")
-            for size in ("0 B", "70.0 KiB")
-        ]
-        self.assert_all_equal(text, expected)
+            labels.append(("SCP", "OpenSSH scp"))
+        self.assert_all_equal(text, labels, ("0 B", "70.0 KiB"))
         self.assert_nothing_left()
 
     async def test_without_openssh(self) -> None:
@@ -150,18 +158,8 @@ class DemoTests(TestCase):
             *_MODULE, "--sizes", "0,1500K", path=str(new_folder(self))
         )
         self.assertEqual(status, 0, text)
-        self.assert_all_equal(
-            text,
-            [
-                (label, size)
-                for label in (
-                    "SFTP         own (Conch)       ",
-                    "tcp (HTTP)   Python http.client",
-                    "tls (HTTPS)  Python http.client",
-                )
-                for size in ("0 B", "1.5 MiB")
-            ],
-        )
+        labels = [("SFTP", "own (Conch)"), *_IN_EVERY_RUN]
+        self.assert_all_equal(text, labels, ("0 B", "1.5 MiB"))
         self.assert_nothing_left()
 
     async def test_spoilt_files(self) -> None:
@@ -175,7 +173,7 @@ class DemoTests(TestCase):
         self.assertIn("OSError: spoilt on purpose", text)
         for name in ("dmz", *NODES):
             self.assertRegex(text, rf"the end of \S+/{name}\.log:\n(2.*\n)*2.* session \w+ end: ")
-        self.assertTrue(text.rstrip().endswith("2 of 6 files did not get through whole"), text)
+        self.assertTrue(text.rstrip().endswith("2 of 12 files did not get through whole"), text)
         self.assertNotIn("Every file arrived", text)
         self.assert_nothing_left()
 
@@ -201,10 +199,30 @@ class DemoTests(TestCase):
         done = await completed(self, by_hand, timeout=_LIMIT_S)
         self.assertEqual(done.status, 0, done.errors)
         self.assertRegex(done.output.decode(), rf" {_OWN_SIZE} here\.py")
+        logs = (await demo.logged(r"^  tail -f (.*)$", timeout=_LIMIT_S))[1].split()
+        self.assert_protected([Path(log) for log in logs])
+        implicit = await demo.logged(r"^  (curl .* ftps://\S+/)$", timeout=_LIMIT_S)
+        curl, *options = shlex.split(implicit[1])
+        listing = await completed(self, [require_program(curl), *options], timeout=_LIMIT_S)
+        self.assertRegex(listing.output.decode(), rf" {_OWN_SIZE} .*here\.py")
         self.assertEqual(len(self.processes()), 4, self.processes())
         demo.kill(signal.SIGINT)
         self.assertEqual(await demo.ended(), 0, demo.log())
         self.assert_nothing_left()
+
+    def assert_protected(self, logs: Iterable[Path]) -> None:
+        """The nodes saw the files of FTP in clear, and those of both kinds of FTPS under TLS."""
+        text = "".join(log.read_text() for log in logs)
+        lines = re.findall(r" transfer: service=(\w+) .* verb=(\w+) .* client_tls=(\w+) ", text)
+        self.assertEqual(
+            Counter(lines),
+            {
+                (service, verb, tls): 1
+                for service, tls in (("ftp", "False"), ("ftp", "True"), ("ftps", "True"))
+                for verb in ("STOR", "RETR")
+            },
+            text,
+        )
 
     async def test_interrupted(self) -> None:
         """Ctrl-C while it starts, or while a file is on its way, cleans up: status 130."""

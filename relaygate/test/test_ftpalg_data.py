@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from relaygate.protocols.ftpeffects import (
+    BounceRefused,
     DialActive,
     DialBackendData,
     Direction,
@@ -12,7 +13,7 @@ from relaygate.protocols.ftpeffects import (
     StartData,
     Wait,
 )
-from relaygate.test.ftpscript import PUBLIC, ScriptTestCase, asks, closes, own, told
+from relaygate.test.ftpscript import PUBLIC, ScriptTestCase, asks, closes, command, own, told
 
 DOWN = Direction.DOWNLOAD
 NO_DATA = own(425, "Cannot open data connection.")
@@ -249,6 +250,10 @@ class ActiveTests(ScriptTestCase):
             ("PORT 192,0,2,8,8,1", "Refused: that is a foreign address."),
             ("PORT 192,0,2,7,0,25", "Refused: that is a privileged port."),
             ("EPRT |1|127.0.0.1|2049|", "Refused: that is a foreign address."),
+        ):
+            self.client(line)
+            self.does(BounceRefused(command(line), text), own(501, text))
+        for line, text in (
             ("PORT 1,2,3", "Invalid PORT format."),
             ("EPRT", "Syntax error: command needs an argument."),
             ("PASV now", "Syntax error: command does not accept arguments."),

@@ -177,7 +177,7 @@ class ClearTests(FTPCase):
         self.assertEqual(lines(events, "wr0ng"), [])
 
     async def test_bounce(self) -> None:
-        """A foreign address and a low port are refused, and nothing is dialled (Requirement 24)."""
+        """A foreign address and a low port are refused and logged, not dialled (Requirement 24)."""
         await self.begin()
 
         def talk() -> list[str]:
@@ -195,7 +195,36 @@ class ClearTests(FTPCase):
             client.quit()
             return said
 
-        self.assertEqual(await in_thread(talk), ["501", "501", "501"])
+        with logged() as events:
+            self.assertEqual(await in_thread(talk), ["501", "501", "501"])
+        refused = [line.partition(" backend=")[2] for line in lines(events, " refused: ")]
+        self.assertEqual(
+            [line.partition(" ")[2] for line in refused],
+            [
+                "command='PORT 127,0,0,2,200,0' reason='Refused: that is a foreign address.'",
+                "command='PORT 127,0,0,1,0,22' reason='Refused: that is a privileged port.'",
+                "command='EPRT |1|192.0.2.1|5000|' reason='Refused: that is a foreign address.'",
+            ],
+        )
+
+    async def test_why_there_is_no_data_connection(self) -> None:
+        """The client hears 425 and no more; the log has the reason (Requirement 8)."""
+        await self.begin()
+
+        def talk() -> None:
+            client = self.login(Client())
+            client.sendport("127.0.0.1", free_port())
+            with self.assertRaises(ftplib.error_temp) as caught:
+                client.voidcmd("NLST .")
+            self.assertEqual(str(caught.exception), "425 Cannot open data connection.")
+            client.quit()
+
+        with logged() as events:
+            await in_thread(talk)
+            (end,) = [line for line in await self.ends(events) if "backend=" in line]
+        (line,) = lines(events, " data connection failed: ")
+        self.assertEqual(line.split()[:2], end.split()[:2])
+        self.assertIn("the client was not reached: ", line)
 
     async def test_no_server(self) -> None:
         """Without a backend the client is told in FTP's words (Requirement 7)."""
