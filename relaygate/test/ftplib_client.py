@@ -1,9 +1,9 @@
-"""
+r"""
 A client made of Python's ``ftplib``, in all modes and with TLS session reuse.
 
 ::
 
-    python -m relaygate.test.ftplib_client HOST PORT USER PASSWORD MODE SECURITY CA VERSION \\
+    python -m relaygate.test.ftplib_client HOST PORT USER PASSWORD MODE SECURITY CA VERSION \
         ACTION NEAR FAR
 
 CA and VERSION are "-" where there is no TLS, and VERSION is "-" where any will do. NEAR is a file
@@ -33,7 +33,8 @@ class _Modes(ftplib.FTP):
     def makepasv(self) -> tuple[str, int]:
         if self.mode == "EPSV":
             assert self.sock is not None
-            return ftplib.parse229(self.sendcmd("EPSV"), self.sock.getpeername())
+            answer = self.sendcmd("EPSV")
+            return ftplib.parse229(answer, self.sock.getpeername())  # noqa: S321 (FTP is meant)
         return super().makepasv()
 
     def sendport(self, host: str, port: int) -> str:
@@ -114,7 +115,7 @@ def _abort(client: ftplib.FTP, near: Path, far: str) -> None:
     while not answers[-1].startswith("200"):
         answers.append(client.getmultiline())
     if len(answers) < 2:
-        raise ftplib.error_reply(f"no answer to ABOR, only {answers[0]}")
+        raise EOFError(f"no answer to ABOR, only {answers[0]}")
     client.retrlines("LIST", lambda line: None)
 
 
@@ -139,11 +140,11 @@ def main(host: str, port: str, *rest: str) -> int:
     """Run one action and return the status."""
     *login, action, near, far = rest
     try:
-        client = _connected(host, int(port), *login)  # type: ignore[arg-type]
+        client = _connected(host, int(port), *login)
         perform(client, action, Path(near), far)
         client.quit()
-    except (*ftplib.all_errors, ssl.SSLError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except (OSError, EOFError, ftplib.Error) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
     return 0
 

@@ -1,9 +1,9 @@
 """
 Real FTP servers as backends: vsftpd, ProFTPD, pure-ftpd and pyftpdlib.
 
-None is installed: ``ftp_servers.sh`` unpacks Debian's packages into a cache. None lets in an account
-of the machine's: each knows one user and his password from a file of its own (vsftpd, which has no
-such file without PAM, serves its anonymous user, and has a file with the one password that it
+None is installed: ``ftp_servers.sh`` unpacks Debian's packages into a cache. None lets in an
+account of the machine's: each knows one user and his password from a file of its own (vsftpd has no
+such file without PAM: it serves its anonymous user, and has a file with the one password that it
 takes). The user sees as ``/`` a folder that is made for the test, and may write in one below it,
 :data:`FOLDER`: vsftpd serves nobody who could change his ``/``. The three from Debian go there as
 *daemon*, who has a home everywhere, as vsftpd also wants it.
@@ -122,7 +122,7 @@ class FTPServer(Program):
         if os.geteuid() == 0:
             os.chown(self.files, _ACCOUNT_ID, _ACCOUNT_ID)
         self.own = new_folder(case)
-        argv = [*offer.openssl_conf(case), *self._argv()]
+        argv = [*offer.openssl_conf(case), *self._command()]
         super().__init__(case, self.kind, argv, where=where)
         self._configure()
 
@@ -147,7 +147,8 @@ class FTPServer(Program):
         assert self.offer.certified is not None, "TLS needs a certificate"
         return self.offer.certified
 
-    def _argv(self) -> Sequence[str]:
+    def _command(self) -> Sequence[str]:
+        """Return the command, before the files that it names are there."""
         raise NotImplementedError
 
     def _configure(self) -> None:
@@ -161,7 +162,7 @@ class VSFTPD(FTPServer):
     user = "anonymous"
     requires_reuse = True
 
-    def _argv(self) -> Sequence[str]:
+    def _command(self) -> Sequence[str]:
         return [str(program("sbin/vsftpd")), str(self.own / "vsftpd.conf")]
 
     def _configure(self) -> None:
@@ -265,7 +266,7 @@ class ProFTPD(FTPServer):
     kind = "proftpd"
     requires_reuse = True
 
-    def _argv(self) -> Sequence[str]:
+    def _command(self) -> Sequence[str]:
         return [str(program("sbin/proftpd")), "--nodaemon", "-c", str(self.own / "proftpd.conf")]
 
     def _configure(self) -> None:
@@ -305,7 +306,7 @@ class PureFTPd(FTPServer):
     kind = "pure-ftpd"
     securities = frozenset({"plain", "explicit"})
 
-    def _argv(self) -> Sequence[str]:
+    def _command(self) -> Sequence[str]:
         low, high = self.offer.passive
         argv = [str(program("sbin/pure-ftpd")), "--bind", f"{self.address},{self.port}"]
         argv += ["--login", f"puredb:{self.own}/users.pdb", "--passiveportrange", f"{low}:{high}"]
@@ -332,7 +333,7 @@ class PyFTPd(FTPServer):
 
     kind = "pyftpdlib"
 
-    def _argv(self) -> Sequence[str]:
+    def _command(self) -> Sequence[str]:
         low, high = self.offer.passive
         argv = [sys.executable, "-m", "relaygate.test.pyftpdlib_server"]
         argv += [f"{self.address}:{self.port}", f"{low}-{high}", str(self.root)]

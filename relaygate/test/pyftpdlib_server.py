@@ -25,7 +25,7 @@ _servers: Any = importlib.import_module("pyftpdlib.servers")
 _authorizers: Any = importlib.import_module("pyftpdlib.authorizers")
 
 
-class ImplicitHandler(_handlers.TLS_FTPHandler):  # type: ignore[misc]
+class ImplicitHandler(_handlers.TLS_FTPHandler):
     """Begins with TLS, and protects data without being told to."""
 
     def handle(self) -> None:
