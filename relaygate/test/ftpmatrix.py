@@ -19,7 +19,8 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.trial.unittest import TestCase
 
 from relaygate.test.certificates import Certified
-from relaygate.test.ftpclients import ACTIONS, CLIENTS, MODES, Action, Client, Mode, Result, Target
+from relaygate.test.ftpclient import ACTIONS, MODES, Action, Client, Mode, Result, Target
+from relaygate.test.ftpclients import CLIENTS
 from relaygate.test.ftpservers import SERVERS, FTPServer, Offer, Security, Version
 from relaygate.test.programs import Where
 
@@ -226,7 +227,8 @@ def table(direct: Results, through: Results | None = None) -> str:
         words = [f"{word(direct, cell)} {word(through, cell)}" for cell in of_row]
         columns = "".join(f"{'' if text == '. .' else text:<10}" for text in words)
         lines.append(f"{client:<8}{mode:<6}{backend!s:<34}{columns}".rstrip())
-    for name, results in (("directly", direct), ("through", through or {})):
-        why = [f"{cell}: {result.why}" for cell, result in results.items() if not result.ok]
-        lines += [f"{len(working(results))} of {len(results)} work {name}", *sorted(why)]
+    for name, results in (("directly", direct), ("through the gateway", through)):
+        if results is not None:
+            lines.append(f"{len(working(results))} of {len(results)} work {name}")
+            lines += sorted(f"{cell}: {r.why}" for cell, r in results.items() if not r.ok)
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relaygate.test import netns
 from relaygate.test.certificates import ServerCA
-from relaygate.test.ftpclients import Result
+from relaygate.test.ftpclient import Result
 from relaygate.test.ftpmatrix import (
     Backend,
     Cell,
@@ -134,5 +134,5 @@ class ComparisonTests(SynchronousTestCase):
         through = {self.download: self.bad}
         lines = table(direct, through).splitlines()
         self.assertEqual(" ".join(lines[1].split()), "curl PASV vsftpd explicit 1.3 no . ok no")
-        self.assertIn("0 of 1 work through", lines)
+        self.assertIn("0 of 1 work through the gateway", lines)
         self.assertIn("curl PASV upload, vsftpd explicit 1.3: cut short", lines)

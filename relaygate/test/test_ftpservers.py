@@ -11,7 +11,8 @@ from twisted.trial.unittest import TestCase
 
 from relaygate.test import netns
 from relaygate.test.certificates import ServerCA
-from relaygate.test.ftpclients import Action, Curl, FTPLib, Mode, Target, Work
+from relaygate.test.ftpclient import Action, Mode, Target, Work
+from relaygate.test.ftpclients import Curl, FTPLib
 from relaygate.test.ftpservers import (
     PASSWORD,
     SERVERS,
