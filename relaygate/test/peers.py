@@ -42,11 +42,11 @@ def make_socket(where: Where) -> socket.socket:
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     there = os.open(f"/run/netns/{name}", os.O_RDONLY)
     try:
-        _enter(there)
+        enter(there)
         try:
             made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         finally:
-            _enter(home)
+            enter(home)
     finally:
         os.close(home)
         os.close(there)
@@ -54,7 +54,8 @@ def make_socket(where: Where) -> socket.socket:
     return made
 
 
-def _enter(namespace: int) -> None:
+def enter(namespace: int) -> None:
+    """Let this thread make its sockets in the network namespace of an open file from now on."""
     if _libc.setns(namespace, _CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 

@@ -1,0 +1,138 @@
+"""The FTP servers and clients of the tests, with each other and with nothing between them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from relaygate.test import netns
+from relaygate.test.certificates import ServerCA
+from relaygate.test.ftpclient import Result
+from relaygate.test.ftpmatrix import (
+    Backend,
+    Cell,
+    Servers,
+    cells,
+    chosen,
+    differences,
+    run,
+    table,
+    working,
+)
+from relaygate.test.gateway import SOAK
+from relaygate.test.netns import Network
+from relaygate.test.programs import Where
+
+FIRST_PORT: Final = 2100
+
+# Of what two programs are both able to do, some fails between them by itself; fewer than this in a
+# hundred and the servers or the clients of the tests would be at fault.
+FLOOR_PERCENT: Final = 85
+
+
+class DirectTests(TestCase):
+    """What the matrix is worth before there is a gateway."""
+
+    timeout = 5400 if SOAK else 400
+
+    async def test_clients_and_servers_understand_each_other(self) -> None:
+        """Nearly all combinations work where client and server are on one machine."""
+        netns.require()
+        network = Network()
+        self.addCleanup(network.destroy)
+        network.create()
+        where: Where = (network, "private")
+        ca = ServerCA(self)
+        every = cells()
+        which = every if SOAK else chosen(every)
+        wanted = {cell.backend for cell in which}
+        servers = Servers(self, wanted, network.private_address, FIRST_PORT, where)
+        await servers.start(ca.issue(network.private_address))
+        results = await run(self, which, servers, servers.reach(ca.file), where)
+        sys.stdout.write(table(results))
+        self.assertEqual(len(results), len(which))
+        self.assertGreater(100 * len(working(results)), FLOOR_PERCENT * len(which))
+        # Each client gets something done with each kind of server that it is able to speak to.
+        spoken = {(cell.client, cell.backend.kind) for cell in working(results)}
+        self.assertEqual(spoken, {(cell.client, cell.backend.kind) for cell in which})
+
+
+class ChoiceTests(SynchronousTestCase):
+    """Which cells there are, and which few stand for all."""
+
+    def test_cells_name_what_both_can(self) -> None:
+        """No cell asks a client or a server for what it has not."""
+        every = cells()
+        self.assertEqual(len(set(every)), len(every))
+        self.assertNotIn("explicit", {c.backend.security for c in every if c.client == "ncftp"})
+        implicit = {c.backend.kind for c in every if c.backend.security == "implicit"}
+        self.assertEqual(implicit, {"vsftpd", "proftpd", "pyftpdlib"})
+        self.assertEqual({c.backend.kind for c in every if c.backend.reuse}, {"vsftpd", "proftpd"})
+
+    def test_chosen_cells_have_every_pair(self) -> None:
+        """Few cells meet each action in each mode, and with each server and each kind of TLS."""
+        every = cells()
+        few = chosen(every)
+        self.assertLess(len(few), len(every) / 6)
+        self.assertLessEqual(set(few), set(every))
+
+        def pairs(some: list[Cell]) -> set[tuple[object, ...]]:
+            found: set[tuple[object, ...]] = set()
+            for cell in some:
+                tls = (cell.backend.security, cell.backend.version, cell.backend.reuse)
+                found |= {
+                    (cell.client, cell.mode, cell.action),
+                    (cell.client, cell.backend.kind, cell.action),
+                    (cell.client, cell.backend.kind, cell.mode),
+                    (cell.client, cell.backend.kind, tls),
+                    (cell.client, tls, cell.action),
+                    (cell.client, tls, cell.mode),
+                }
+            return found
+
+        self.assertEqual(pairs(few), pairs(every))
+
+    def test_choice_is_the_same_each_time(self) -> None:
+        """Two runs try the same."""
+        every = cells()
+        self.assertEqual(chosen(every), chosen(list(reversed(every))))
+
+
+class ComparisonTests(SynchronousTestCase):
+    """How two runs are put beside each other."""
+
+    def setUp(self) -> None:
+        backend = Backend("vsftpd", "explicit", "1.3")
+        self.upload = Cell("curl", backend, "PASV", "upload")
+        self.download = Cell("curl", backend, "PASV", "download")
+        self.good = Result(True)
+        self.bad = Result(False, "cut short")
+
+    def test_what_is_lost_is_named(self) -> None:
+        """What works directly alone, or was tried directly alone, is a difference."""
+        direct = {self.upload: self.good, self.download: self.good}
+        self.assertEqual(
+            differences(direct, {self.upload: self.bad}),
+            [
+                "curl PASV download, vsftpd explicit 1.3: not tried",
+                "curl PASV upload, vsftpd explicit 1.3: cut short",
+            ],
+        )
+
+    def test_what_never_worked_is_no_difference(self) -> None:
+        """What fails without a gateway is nothing that it could lose."""
+        direct = {self.upload: self.bad, self.download: self.good}
+        through = {self.upload: self.bad, self.download: self.good}
+        self.assertEqual(differences(direct, through), [])
+        self.assertEqual(differences(direct, {self.download: self.good}), [])
+
+    def test_table_has_both_side_by_side(self) -> None:
+        """A line has each action with how it went directly and through the gateway."""
+        direct = {self.upload: self.bad, self.download: self.good}
+        through = {self.download: self.bad}
+        lines = table(direct, through).splitlines()
+        self.assertEqual(" ".join(lines[1].split()), "curl PASV vsftpd explicit 1.3 no . ok no")
+        self.assertIn("0 of 1 work through the gateway", lines)
+        self.assertIn("curl PASV upload, vsftpd explicit 1.3: cut short", lines)

@@ -1,0 +1,130 @@
+"""
+pyftpdlib's own tests of an FTP server, and its benchmark, with nothing between client and server.
+
+A test of theirs looks into the server that its client speaks to, so both are in one process; the
+driver gives each a place of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from relaygate.test import netns
+from relaygate.test.ftpservers import PASSWORD, Offer, PyFTPd
+from relaygate.test.gateway import SOAK
+from relaygate.test.netns import Network, Place
+from relaygate.test.programs import Where, completed, new_folder
+from relaygate.test.suites import Source, SuiteRun, unpacked
+
+PYFTPDLIB: Final = Source(
+    "pyftpdlib", "2.2.0", "4ba0642078792df63dd3b2e9c8f838f2a3ecf428c7518d5921c0530d53512acf"
+)
+PORT: Final = 2100
+
+# This version has 164 tests in test_functional. One of them passes on loopback alone, and some have
+# limits of tenths of a second that a busy machine may miss. The other module has 113, most of them
+# the same again with TLS; it skips four.
+FLOOR_PASSED: Final = {"test_functional": 158, "test_functional_ssl": 105}
+LOOPBACK_ONLY: Final = "TestIPv6MixedEnvironment::test_epsv_v4"
+
+# One run of a module takes 15 seconds on an idle machine with two cores.
+RUN_LIMIT_S: Final = 150.0
+
+BENCH_CLIENTS: Final = 200 if SOAK else 50
+_FIGURE: Final = re.compile(r"^(\S.{49}) +([\d.]+) (secs|MB/sec)", re.MULTILINE)
+
+
+def figures(output: str) -> dict[str, float]:
+    """Return what ``ftpbench`` has measured, in seconds or MB/s, by its own words."""
+    return {title.strip(): float(value) for title, value, _ in _FIGURE.findall(output)}
+
+
+class PyftpdlibTestCase(TestCase):
+    """Three places, and the suite."""
+
+    timeout = 400
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        netns.require()
+        self.network = Network()
+        self.addCleanup(self.network.destroy)
+        self.network.create()
+        self.suite = await unpacked(self, PYFTPDLIB)
+
+    async def run_suite(self, module: str, clients: Place, client: str, listener: str) -> SuiteRun:
+        """
+        Run a module with its servers in *private* and its clients in *clients*.
+
+        *client* is the clients' own address as "IPv4,IPv6", and *listener* the address that they
+        connect to, as "IPv4,IPv6,PORT".
+        """
+        report = new_folder(self) / "report.json"
+        namespace = Path("/run/netns", self.network.ns_argv("private", [])[-1])
+        backend = f"{self.network.private_address},{self.network.private_address_v6},{PORT}"
+        argv = [sys.executable, "-m", "relaygate.test.pyftpdlib_driver", str(self.suite)]
+        argv += [str(report), module, str(namespace), client, backend, listener]
+        await completed(self, argv, where=(self.network, clients), timeout=RUN_LIMIT_S)
+        return SuiteRun.read(report)
+
+
+class DirectTests(PyftpdlibTestCase):
+    """What the suite and the benchmark are worth before there is a gateway."""
+
+    async def check(self, module: str) -> SuiteRun:
+        """Run a module and check that nearly all of it passes; return how it went."""
+        own = f"{self.network.private_address},{self.network.private_address_v6}"
+        run = await self.run_suite(module, "private", own, f"{own},{PORT}")
+        self.assertGreaterEqual(len(run.passed), FLOOR_PASSED[module], run.outcomes)
+        # Clients went where they were told, and nowhere else.
+        addresses = (self.network.private_address, self.network.private_address_v6)
+        self.assertEqual(set(run.dialled), {f"{address}:{PORT}" for address in addresses})
+        return run
+
+    async def test_functional(self) -> None:
+        """Their tests pass with servers that the driver has moved, but for the one of loopback."""
+        run = await self.check("test_functional")
+        self.assertEqual(run.outcomes[f"tests/test_functional.py::{LOOPBACK_ONLY}"], "failed")
+
+    async def test_functional_with_tls(self) -> None:
+        """Their tests pass with TLS, and without the classes that they repeat."""
+        run = await self.check("test_functional_ssl")
+        self.assertFalse([test for test in run.outcomes if "TestFtpAbort::" in test])
+
+    async def test_benchmark(self) -> None:
+        """The benchmark measures log-ins and transfers of many clients at once."""
+        address = self.network.private_address
+        where: Where = (self.network, "private")
+        server = PyFTPd(self, address, PORT, Offer(), where=where)
+        await server.ready()
+        argv = [sys.executable, "-W", "ignore", str(self.suite / "scripts" / "ftpbench")]
+        argv += ["-u", server.user, "-p", PASSWORD, "-H", address, "-P", str(PORT)]
+        argv += ["-b", "concurrence", "-n", str(BENCH_CLIENTS), "-s", "10M", "-t", "30"]
+        ended = await completed(self, argv, where=where, timeout=RUN_LIMIT_S)
+        found = figures(ended.output.decode())
+        self.assertEqual((ended.status, ended.errors), (0, ""))
+        for action in ("connect, login", "RETR 10.0M file", "STOR 10.0M file", "QUIT"):
+            self.assertIn(f"{BENCH_CLIENTS} concurrent clients ({action})", found)
+
+
+class FiguresTests(SynchronousTestCase):
+    """How the benchmark's output is read."""
+
+    def test_figures(self) -> None:
+        """Each line with a unit is one figure; other lines are none."""
+        text = (
+            f"{'50 concurrent clients (connect, login)':<50}     0.01 secs\n"
+            f"{'STOR (1 file with 50 idle clients)':<50}   517.51 MB/sec\n"
+            "done in 5.00 secs\n"
+        )
+        self.assertEqual(
+            figures(text),
+            {
+                "50 concurrent clients (connect, login)": 0.01,
+                "STOR (1 file with 50 idle clients)": 517.51,
+            },
+        )
