@@ -41,6 +41,7 @@ ORDER: Final = {
     "protocols.ftpverbs": 60,
     "protocols.ftpalg": 70,
     "protocols.preamble": 10,
+    "protocols.proxyheader": 10,
     "protocols.sshident": 10,
     # 1, values: no Twisted, no clock, no randomness
     "outcome": 100,
