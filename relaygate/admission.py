@@ -45,6 +45,16 @@ class Counted:
             del self._by_address[address]
 
 
+@dataclass(slots=True)
+class Tally:
+    """What came of sessions since the start; bytes are those of sessions that are over."""
+
+    opened: int = 0
+    refused: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
 class Throttle:
     """
     Lets *burst* events through in *period_s* seconds and counts the others.

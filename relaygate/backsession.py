@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relaygate.addresses import HostPort
-from relaygate.admission import Caps, Counted
+from relaygate.admission import Caps, Counted, Tally
 from relaygate.balance import Balance
 from relaygate.dataway import DataWay
 from relaygate.dial import DialFailed, dial
@@ -64,6 +64,7 @@ class Service:
         self.backends = backends
         self.balance = balance
         self.sessions = Counted(caps)
+        self.tally = Tally()
         self.idle_timeout_s = idle_timeout_s
         self.ftp = ftp
         self.tls: SSL.Context | None = None
@@ -113,6 +114,7 @@ class BackSession:
         self._backend = "-"
         self._host = ""
         self._counted: Counted | None = None
+        self._tally = Tally()
         self._inner: Leg | None = None
         self._ordered: Outcome | None = None
 
@@ -134,6 +136,7 @@ class BackSession:
         has_room = service.sessions.has_room(address)
         service.sessions.add(address)
         self._counted = service.sessions
+        self._tally = service.tally
         if refusal is not None or not has_room:
             self._refuse(refusal or TooMany())
             return
@@ -146,6 +149,7 @@ class BackSession:
             self._end(Outcome(Cause.CLIENT, Phase.OPEN, "the DMZ node gave up waiting"))
             return
         self._inner = inner
+        self._tally.opened += 1
         self._channel.when_lost(None)
         self._channel.reply(SessionReply(0))
         outer = self._channel.leg
@@ -247,6 +251,7 @@ class BackSession:
         self.relay.start()
 
     def _refuse(self, refusal: Refusal) -> None:
+        self._tally.refused += 1
         self._channel.when_lost(None)
         self._channel.reply(SessionReply(refusal.code))
         self._channel.leg.loseConnection()
@@ -263,6 +268,9 @@ class BackSession:
             bytes_out=relay.bytes_out if relay else 0,
             seconds=round(self._reactor.seconds() - self._began, 3),
         )
+        if relay is not None:
+            self._tally.bytes_in += relay.bytes_in
+            self._tally.bytes_out += relay.bytes_out
         if self._counted is not None:
             self._counted.remove(self.start.client[0])
         self._ended(self)
@@ -274,6 +282,16 @@ class BackSession:
             "client": str(HostPort(*self.start.client)),
             "gateway": self._gateway,
             "backend": self._backend,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """How the session is, for operators."""
+        return {
+            **self._fields(),
+            "state": "opening" if self.relay is None else "open",
+            "seconds": round(self._reactor.seconds() - self._began, 1),
+            "bytes_in": self.relay.bytes_in if self.relay else 0,
+            "bytes_out": self.relay.bytes_out if self.relay else 0,
         }
 
     def abort(self, cause: Cause, detail: str) -> None:

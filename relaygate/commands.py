@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from twisted.protocols import amp
 
 MAJOR = 1
-MINOR = 1
+MINOR = 2
 Fields = list[tuple[bytes, amp.Argument]]
 # ALPN names (RFC 7301): the protocol and its major version, for uplinks and for data channels.
 ALPN_UPLINK = f"relaygate/{MAJOR}".encode()
@@ -25,6 +25,9 @@ SERVICES_PER_PAGE = 100
 # A node's configuration holds 1,024 services at most; the DMZ node opens them in one turn.
 MAX_PAGES = 11
 MAX_CHANNELS_PER_ASK = 1024
+# Listeners on one page of a report, and figures of the DMZ node as a whole.
+LISTENERS_PER_PAGE = 100
+MAX_FIGURES = 256
 # Networks whose members may open a session's data connections in its client's place.
 MAX_PEERS = 16
 
@@ -246,6 +249,45 @@ class CloseTransfer(amp.Command):
     errors = ERRORS
 
 
+class Report(amp.Command):
+    """
+    internal node -> DMZ node: how are you?  (Since minor version 2.)
+
+    The answer has ``figures`` of the DMZ node as a whole, each with a name of its own, and one page
+    of the listeners that the asking node offers; pages count from 0, and ``pages`` is how many
+    there are.  A node that does not know a figure passes it on as it is.
+    """
+
+    arguments = [(b"page", Number(0, MAX_PAGES - 1))]
+    response = [
+        (b"software", Text(64)),
+        (b"draining", Flag()),
+        (b"pages", Number(1, MAX_PAGES)),
+        (
+            b"figures",
+            Rows([(b"name", Text(64)), (b"value", Number(0, 2**63))], MAX_FIGURES),
+        ),
+        (
+            b"listeners",
+            Rows(
+                [
+                    (b"service", Text(63)),
+                    (b"host", Text(64)),
+                    (b"port", Number(1, 65535)),
+                    (b"nodes", Number(0, 65535)),
+                    (b"sessions", Number(0, 2**31)),
+                    (b"opened", Number(0, 2**63)),
+                    (b"refused", Number(0, 2**63)),
+                    (b"bytes-in", Number(0, 2**63)),
+                    (b"bytes-out", Number(0, 2**63)),
+                ],
+                LISTENERS_PER_PAGE,
+            ),
+        ),
+    ]
+    errors = ERRORS
+
+
 class Ping(amp.Command):
     """Both ways: is the other node there?"""
 
@@ -276,6 +318,7 @@ ALL: dict[bytes, type[amp.Command]] = {
         OpenPassive,
         DialActive,
         CloseTransfer,
+        Report,
         Ping,
         Farewell,
     )

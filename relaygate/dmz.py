@@ -57,9 +57,21 @@ class DMZNode(Service):
         self.transfers = Transfers(reactor, self._shelf, ports)
         self.book = NodeBook(reactor, self.listeners, f"relaygate {__version__}", self.transfers)
         self.lobby = Lobby(self.book, reactor, lambda: self._context, config.nodes)
+        self.book.figures = self.figures
+        self._started_at = reactor.seconds()
         self._port: IListeningPort | None = None
         self._context: SSL.Context
         self.use_identity(identity)
+
+    def figures(self) -> dict[str, int]:
+        """What a report over the uplink says of this node as a whole."""
+        return {
+            "uptime_seconds": int(self._reactor.seconds() - self._started_at),
+            "nodes": len(self.book),
+            "listeners": sum(1 for _ in self.listeners),
+            "sessions": len(self.desk),
+            "pending": self.desk.pending.total,
+        }
 
     def use_identity(self, identity: Identity) -> None:
         """New connections are met with *identity* from now on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -133,6 +134,29 @@ class EnrolledNode:
         """See :class:`relaygate.uplink.IDMZEnd`."""
         self._book.transfers.close(self, session, transfer)
 
+    def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
+        """See :class:`relaygate.uplink.IDMZEnd`."""
+        size = commands.LISTENERS_PER_PAGE
+        mine = self._book.listeners.offered_by(self)
+        return {
+            "draining": self._book.draining,
+            "pages": max(1, -(-len(mine) // size)),
+            "figures": [
+                {"name": name, "value": value} for name, value in self._book.figures().items()
+            ],
+            "listeners": [
+                {
+                    "service": listener.offer.name,
+                    "host": listener.offer.listen.host,
+                    "port": listener.offer.listen.port,
+                    "nodes": len(listener.nodes),
+                    "sessions": listener.sessions.total,
+                    **asdict(listener.tally),
+                }
+                for listener in mine[page * size : (page + 1) * size]
+            ],
+        }
+
     def _demand_current(self) -> None:
         if not self._book.is_current(self):
             raise commands.OutOfOrder("a newer uplink of this node has taken over")
@@ -222,6 +246,9 @@ class NodeBook:
         self.listeners = listeners
         self.transfers = transfers
         self.software = software
+        self.draining = False
+        # What a report says of the DMZ node as a whole: names and whole numbers.
+        self.figures: Callable[[], dict[str, int]] = dict
         self._clock = clock
         self._generation = 0
         self._by_name: dict[str, EnrolledNode] = {}
@@ -239,6 +266,9 @@ class NodeBook:
         if node is None or name not in (None, node.name):
             raise PreambleError("the channel belongs to no uplink that stands")
         node.admit(message, leg)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
 
     # -- nodes ----------------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ class FrontSession:
             channel.leg.abortConnection()
             return
         self._desk.opened(self)
+        self._listener.tally.opened += 1
         if self.offer.protocol in FTP_PROTOCOLS:
             self._transfers.admit(Control(self.id, self._node, self.client, self._reached()))
         log_open(self.log, **self._fields())
@@ -133,6 +134,7 @@ class FrontSession:
 
     def _refuse(self, refusal: Refusal) -> None:
         self._over = True
+        self._listener.tally.refused += 1
         phase = Phase.OPEN if self._node else Phase.ADMIT
         outcome = Outcome(refusal.cause, phase, refusal.meaning)
         throttle = self._desk.refused
@@ -153,6 +155,10 @@ class FrontSession:
 
     def _finish(self, outcome: Outcome) -> None:
         self._over = True
+        if self.relay is not None:
+            tally = self._listener.tally
+            tally.bytes_in += self.relay.bytes_in
+            tally.bytes_out += self.relay.bytes_out
         self._log_end(outcome)
         self._transfers.over(self.id, outcome)
         self._desk.leave(self)

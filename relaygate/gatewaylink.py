@@ -43,6 +43,8 @@ SUPERSEDED_WAIT_S = 60.0
 NOTE_AGAIN_S = 600.0
 # Services that were refused are asked for again after this many seconds: ports become free.
 DECLARE_AGAIN_S = 30.0
+# Seconds for each page of a report: an operator waits for it.
+REPORT_LIMIT_S = 5.0
 
 
 @implementer(IHandshakeListener)
@@ -130,6 +132,9 @@ class GatewayLink(MultiService):
         self._stood_since = 0.0
         self._uplink: Uplink | None = None
         self._supply: ChannelSupply | None = None
+        self.generation = 0
+        # The services that the DMZ node has refused, and why.
+        self.refused: dict[str, str] = {}
         self._last_failure = ""
         self._noted_at = 0.0
         self._farewell = ""
@@ -148,6 +153,51 @@ class GatewayLink(MultiService):
     def up(self) -> bool:
         """Whether the uplink stands and the DMZ node has greeted."""
         return self._uplink is not None
+
+    def state(self) -> dict[str, Any]:
+        """How the link is, for operators."""
+        supply = self._supply
+        since = self._stood_since if self.up else self.reactor.seconds()
+        return {
+            "name": self.gateway_name,
+            "address": str(self.address),
+            "state": "up" if self.up else "down",
+            "up_seconds": round(self.reactor.seconds() - since, 1),
+            "generation": self.generation,
+            "last_failure": self._last_failure,
+            "idle_channels": {
+                kind: supply.idle(tls) if supply is not None else 0
+                for kind, tls in (("clear", False), ("tls", True))
+            },
+            "refused": self.refused,
+        }
+
+    async def report(self) -> dict[str, Any] | None:
+        """What the DMZ node says of itself; None if there is no uplink, or it does not say."""
+        uplink = self._uplink
+        if uplink is None:
+            return None
+        report: dict[str, Any] = {}
+        listeners: list[dict[str, Any]] = []
+        pages = 1
+        try:
+            while pages > 0:
+                page = len(listeners) // commands.LISTENERS_PER_PAGE
+                report = await uplink.ask(commands.Report, page=page, deadline_s=REPORT_LIMIT_S)
+                listeners += report["listeners"]
+                pages = report["pages"] - 1 - page if report["listeners"] else 0
+        except UplinkFailed as error:
+            self._note_no_report(error)
+            return None
+        return {
+            "software": report["software"],
+            "draining": report["draining"],
+            "figures": {each["name"]: each["value"] for each in report["figures"]},
+            "listeners": listeners,
+        }
+
+    def _note_no_report(self, error: UplinkFailed) -> None:
+        self.log.debug("{gateway}: {error}", gateway=self.gateway_name, error=str(error))
 
     def _next_wait(self) -> float:
         wait = self._backoff.next_wait()
@@ -182,6 +232,7 @@ class GatewayLink(MultiService):
         self._last_failure = ""
         self._stood_since = self.reactor.seconds()
         self._uplink = uplink
+        self.generation = answer["generation"]
         self.log.info(
             "uplink open: gateway={gateway} address={address} generation={generation}"
             " software={software!r} key_exchange={key_exchange}",
@@ -230,6 +281,7 @@ class GatewayLink(MultiService):
         for number, page in enumerate(pages):
             last = number == len(pages) - 1
             answer = await uplink.ask(commands.Declare, page=number, last=last, services=page)
+        self.refused = {each["name"]: each["reason"] for each in answer["refused"]}
         for refused in answer["refused"]:
             self.log.warn(
                 "listener refused: gateway={gateway} service={service} reason={reason!r}",

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from relaygate import __version__
 from relaygate.addresses import HostPort
+from relaygate.admin import AdminCommands, AdminPort
 from relaygate.admission import Caps
 from relaygate.backsession import BackSession, Service
 from relaygate.balance import BALANCES
@@ -29,6 +30,7 @@ from relaygate.pipes import PipeShelf
 from relaygate.protocols.ftpeffects import BackendTLS, FTPPolicy, Use
 from relaygate.protocols.preamble import SessionStart
 from relaygate.servicekeys import ServiceFiles, load_service_files
+from relaygate.steering import Steering
 from relaygate.supply import SuppliedChannel
 from relaygate.tls import client_context
 
@@ -46,18 +48,23 @@ class InternalNode(MultiService):
         super().__init__()
         self._reactor = reactor
         self._shelf = PipeShelf()
-        self._services = {each.name: _service(each, reactor) for each in config.services}
+        self.published = {each.name: _service(each, reactor) for each in config.services}
         self._keepers: list[Keeper[ServiceFiles]] = []
         for service in config.services:
             self._keep_files(service)
         self._sessions: set[BackSession] = set()
         self._stopping = False
+        self.commands = AdminCommands()
+        Steering(self, reactor).register(self.commands)
+        if config.admin_socket is not None:
+            AdminPort(config.admin_socket, self.commands, reactor).setServiceParent(self)
         self._contexts: dict[bytes, SSL.Context]
         self.use_identity(identity)
         declared = [_declared(service) for service in config.services]
         kinds = {kind for service in config.services for kind in service.channel_kinds}
+        self.links: dict[str, GatewayLink] = {}
         for gateway in config.gateways:
-            GatewayLink(
+            link = GatewayLink(
                 reactor,
                 gateway.address,
                 gateway.name,
@@ -68,7 +75,14 @@ class InternalNode(MultiService):
                 self._started,
                 random.random,
                 f"relaygate {__version__}",
-            ).setServiceParent(self)
+            )
+            link.setServiceParent(self)
+            self.links[gateway.name] = link
+
+    @property
+    def sessions(self) -> set[BackSession]:
+        """The sessions that run."""
+        return self._sessions
 
     def _keep_files(self, service: ServiceConfig) -> None:
         """Read the files of *service*, now and whenever they change."""
@@ -81,7 +95,7 @@ class InternalNode(MultiService):
             return load_service_files(service.name, own, service.backend_tls.ca, now=now)
 
         files = load(datetime.fromtimestamp(self._reactor.seconds(), UTC))
-        use = self._services[service.name].use_files
+        use = self.published[service.name].use_files
         use(files)
         keeper = Keeper("service's TLS", files, load, use, paths, self._reactor)
         keeper.setServiceParent(self)
@@ -105,7 +119,7 @@ class InternalNode(MultiService):
             "relaygate {version} internal node {node} publishes {services}",
             version=__version__,
             node=self.identity.name,
-            services=", ".join(self._services),
+            services=", ".join(self.published),
         )
         super().startService()
 
@@ -132,7 +146,7 @@ class InternalNode(MultiService):
             self._sessions.discard,
         )
         self._sessions.add(session)
-        session.open(self._services.get(start.service), Stopping() if self._stopping else None)
+        session.open(self.published.get(start.service), Stopping() if self._stopping else None)
 
 
 def _service(config: ServiceConfig, reactor: Any) -> Service:

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from relaygate.addresses import HostPort, ListenRule
-from relaygate.admission import Caps, Counted
+from relaygate.admission import Caps, Counted, Tally
 from relaygate.balance import RoundRobin
 from relaygate.pool import PooledChannel
 
@@ -61,6 +61,7 @@ class Listener:
         self.nodes: list[INode] = []
         self.balance = RoundRobin()
         self.sessions = Counted(offer.caps)
+        self.tally = Tally()
         self.port: IListeningPort | None = None
 
     def candidates(self) -> list[INode]:
@@ -99,6 +100,11 @@ class Listeners:
 
     def __iter__(self) -> Iterator[Listener]:
         return iter(self._by_address.values())
+
+    def offered_by(self, node: INode) -> list[Listener]:
+        """The listeners that *node* stands behind, by address."""
+        mine = (listener for listener in self if node in listener.nodes)
+        return sorted(mine, key=lambda listener: listener.offer.listen)
 
     def declare(self, node: INode, offers: Sequence[Offer]) -> dict[str, str]:
         """Make *offers* all that *node* offers; the answer has the reason for each name refused."""

@@ -95,6 +95,9 @@ class IDMZEnd(IUplinkEnd):
     def close_transfer(uplink: Uplink, session: str, transfer: int) -> None:
         """The transfer is given up, if there is one of that number."""
 
+    def report(uplink: Uplink, page: int) -> dict[str, Any]:
+        """What :class:`relaygate.commands.Report` answers, but for ``software``."""
+
 
 class IInternalEnd(IUplinkEnd):
     """The internal node's end."""
@@ -300,6 +303,10 @@ class Uplink(amp.AMP):
     def _close_transfer(self, session: str, transfer: int) -> dict[str, Any]:
         self._dmz_end().close_transfer(self, session, transfer)
         return {}
+
+    @commands.Report.responder
+    def _report(self, page: int) -> dict[str, Any]:
+        return {"software": self._software, **self._dmz_end().report(self, page)}
 
     @commands.Ping.responder
     def _pong(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from relaygate import __version__
-from relaygate.cli import check, pki
+from relaygate.cli import check, node, pki
 
 __all__ = ["main", "run"]
 
@@ -56,4 +56,5 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     pki.add_parser(subparsers)
     check.add_parser(subparsers)
+    node.add_parser(subparsers)
     return parser

@@ -18,7 +18,7 @@ from relaygate.config.ftp import (
     check_ftp,
     ftp_fields,
 )
-from relaygate.config.schema import Key, ListOf, Reader, Table, Tables, Value
+from relaygate.config.schema import Key, ListOf, Reader, Section, Table, Tables, Value
 from relaygate.config.shared import (
     IDENTITY,
     LISTENER,
@@ -107,6 +107,7 @@ class InternalConfig:
     gateways: tuple[GatewayConfig, ...]
     services: tuple[ServiceConfig, ...]
     log: LogConfig = field(default_factory=LogConfig)
+    admin_socket: Path | None = None
 
 
 _NAME = Value(
@@ -153,6 +154,24 @@ def _check_gateways(reader: Reader, where: str, fields: dict[str, Any]) -> None:
                 )
 
 
+def _short_path(value: object) -> Path:
+    path = text_of(value)
+    if not path or "\0" in path or len(path) > 96:
+        raise ValueError
+    return Path(path)
+
+
+# A unix socket's path holds 107 bytes; the node adds its process number for a moment.
+_ADMIN = Section(
+    (
+        Key(
+            "socket",
+            Value("a path of at most 96 characters", _short_path),
+            required=True,
+        ),
+    )
+)
+
 # A wildcard and an explicit address may share a port: the explicit one wins.  Only the very
 # same listener twice has no answer to which service a client gets.
 INTERNAL_FILE = Table(
@@ -161,6 +180,7 @@ INTERNAL_FILE = Table(
         Key("gateway", Tables(_GATEWAY, 64, unique=("address", "name")), required=True),
         Key("service", Tables(_SERVICE, 1_024, unique=("name", "listen")), required=True),
         Key("log", LOG),
+        Key("admin", _ADMIN),
     ),
     _check_gateways,
 )
@@ -176,4 +196,5 @@ def build_internal(file: Path, values: dict[str, Any]) -> InternalConfig:
         gateways=tuple(GatewayConfig(**row) for row in fields["gateway"]),
         services=tuple(ServiceConfig(**ftp_fields(row, file.parent)) for row in fields["service"]),
         log=log_from(fields["log"], file.parent),
+        admin_socket=file.parent / fields["admin"]["socket"] if "admin" in fields else None,
     )

@@ -68,6 +68,7 @@ ORDER: Final = {
     "sessionlog": 330,
     "dial": 330,
     "keeper": 330,
+    "admin": 330,
     "handshake": 330,
     "desk": 330,
     "parting": 330,
@@ -89,7 +90,8 @@ ORDER: Final = {
     "gatewaylink": 370,
     # 4, roles
     "dmz": 400,
-    "internal": 400,
+    "steering": 410,
+    "internal": 420,
     # 5, doors
     "logs": 500,
     "pki": 500,

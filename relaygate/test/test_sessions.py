@@ -91,6 +91,7 @@ class SessionCase(TestCase):
     """A DMZ node and an internal node in one reactor, with TLS and sockets as they are."""
 
     timeout = 60
+    admin_socket: Path | None = None
 
     async def start(
         self,
@@ -119,7 +120,9 @@ class SessionCase(TestCase):
         )
         gateway = GatewayConfig(HostPort("127.0.0.1", uplink), "dmz", pool=1)
         self.node = InternalNode(
-            InternalConfig(NOWHERE, (gateway,), (service,), LogConfig()),
+            InternalConfig(
+                NOWHERE, (gateway,), (service,), LogConfig(), admin_socket=self.admin_socket
+            ),
             identity("node-a", Role.INTERNAL),
             reactor,
         )

@@ -43,6 +43,7 @@ SAMPLES: dict[type[amp.Command], dict[str, Any]] = {
         "tls": False,
     },
     commands.CloseTransfer: {"session": "0123456789abcdef", "transfer": 7},
+    commands.Report: {"page": 0},
     commands.Ping: {},
     commands.Farewell: {"reason": "bye", "superseded": False},
 }

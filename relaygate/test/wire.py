@@ -199,6 +199,15 @@ class DMZEnd(_End):
         self._fail()
         self.transfers.append(("close", session, transfer))
 
+    def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
+        self._fail()
+        return {
+            "draining": False,
+            "pages": 1,
+            "figures": [{"name": "sessions", "value": 3}],
+            "listeners": [],
+        }
+
 
 @implementer(IInternalEnd)
 class InternalEnd(_End):

@@ -1,0 +1,88 @@
+"""Tests of what an operator asks and orders of a running internal node."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from relaygate.admin import Arguments
+from relaygate.test.test_admin import socket_path
+from relaygate.test.test_cli import call
+from relaygate.test.test_sessions import Echo, SessionCase
+from relaygate.test.wire import until
+
+
+class SteeringCase(SessionCase):
+    """Two nodes, whose internal one has a socket."""
+
+    async def begin(self, **more: Any) -> None:
+        """Start both with one service."""
+        self.path = socket_path(self)
+        self.admin_socket = self.path
+        await self.start("tcp", Echo, **more)
+
+    async def call(self, *argv: str) -> tuple[int, str, str]:
+        """Run ``relaygate``."""
+        return await deferToThread(call, *argv, "--socket", str(self.path))
+
+    async def ask(self, *argv: str) -> Any:
+        """Run ``relaygate`` with ``--json`` and read what it says."""
+        status, out, err = await self.call(*argv, "--json")
+        self.assertEqual((status, err), (0, ""), argv)
+        return json.loads(out)
+
+
+class StatusTests(SteeringCase):
+    """``relaygate status`` and ``relaygate sessions``."""
+
+    async def test_status(self) -> None:
+        """
+        Status tells of the node, of the DMZ node in its own words, and counts bytes while sessions
+        run (Lesson 11).
+        """
+        await self.begin()
+        client = await self.client(b"hello")
+        await self.got(client, b"hello")
+        status = await self.ask("status")
+        self.assertEqual(status["node"], "node-a")
+        self.assertEqual(status["sessions"], 1)
+        (service,) = status["services"]
+        self.assertEqual(
+            [service[key] for key in ("name", "sessions", "opened", "refused", "bytes_in")],
+            ["svc", 1, 1, 0, 5],
+        )
+        (gateway,) = status["gateways"]
+        self.assertEqual((gateway["name"], gateway["state"]), ("dmz", "up"))
+        report = gateway["report"]
+        self.assertEqual(report["figures"]["sessions"], 1)
+        (listener,) = report["listeners"]
+        self.assertEqual((listener["service"], listener["opened"]), ("svc", 1))
+        status, out, err = await self.call("status")
+        self.assertEqual((status, err), (0, ""))
+        for word in ("node-a", "dmz", "svc", "up"):
+            self.assertIn(word, out)
+
+    async def test_sessions(self) -> None:
+        """Sessions are listed with their bytes, and in pages."""
+        await self.begin()
+        clients = [await self.client(b"hello") for _ in range(3)]
+        await until(lambda: all(client.data == b"hello" for client in clients))
+        sessions = await self.ask("sessions")
+        self.assertEqual(len(sessions), 3)
+        self.assertEqual({each["bytes_out"] for each in sessions}, {5})
+        self.assertEqual(await self.ask("sessions", "--service", "other"), [])
+        _, out, _ = await self.call("sessions")
+        self.assertEqual(len(out.splitlines()), 4)
+        answer = await self.answer("sessions", limit=2)
+        self.assertEqual((len(answer["sessions"]), answer["more"]), (2, True))
+        after = answer["sessions"][-1]["session"]
+        answer = await self.answer("sessions", limit=2, after=after)
+        self.assertEqual((len(answer["sessions"]), answer["more"]), (1, False))
+
+    def answer(self, name: str, **arguments: Any) -> Deferred[Any]:
+        """Give a command without the socket."""
+        handler = self.node.commands._handlers[name]
+        return Deferred.fromCoroutine(handler(Arguments(arguments)))
