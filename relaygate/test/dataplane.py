@@ -355,7 +355,7 @@ class HalfRecorder(TLSRecorder):
 class LegCase(TestCase):
     """What makes legs and cleans up after them."""
 
-    timeout = 60
+    timeout = 180
 
     def listen(
         self, factory: Factory, host: str = LOOPBACK, port: int = 0, *, shared: bool = False

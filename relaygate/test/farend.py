@@ -30,7 +30,7 @@ reactor: Final = cast(Any, _reactor)
 
 LOOPBACK: Final = "127.0.0.1"
 MB: Final = 1_000_000
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 45.0
 """Seconds after which a test that waits has failed."""
 
 _READ_BYTES: Final = 256 * 1024
@@ -50,7 +50,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
     """
     Let the reactor work until *condition* is true.
 
-    Raises :class:`AssertionError` that names *what* was awaited after 20 seconds.
+    Raises :class:`AssertionError` that names *what* was awaited after :data:`PATIENCE_S`.
     """
     deadline = reactor.seconds() + PATIENCE_S
     while not condition():

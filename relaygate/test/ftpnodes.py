@@ -75,7 +75,7 @@ def key_files(case: TestCase) -> KeyFiles:
 class FTPCase(TestCase):
     """A DMZ node and an internal node in one reactor, a backend, and clients."""
 
-    timeout = 60
+    timeout = 180
 
     async def begin(
         self,

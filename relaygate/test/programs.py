@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 Where = tuple[Network, Place]
 
 _POLL_S: Final = 0.02
-_STOP_TIMEOUT_S: Final = 10.0
+_STOP_TIMEOUT_S: Final = 30.0
+_PATIENCE_S: Final = 60.0
 _TAIL_CHARACTERS: Final = 4000
 _MEMORY_BLOCK: Final = 1 << 20
 
@@ -173,7 +174,9 @@ class Program:
             self.kill(signal.SIGKILL)
         status = await self._exit.ended(_STOP_TIMEOUT_S)
         if forced:
-            raise AssertionError(f"{self.name} ignored SIGTERM for 10 s.{self._tail()}")
+            raise AssertionError(
+                f"{self.name} ignored SIGTERM for {_STOP_TIMEOUT_S:g} s.{self._tail()}"
+            )
         return status
 
     async def restart(self) -> None:
@@ -188,7 +191,9 @@ class Program:
             file.seek(self._run_starts_at)
             return file.read().decode("utf-8", "backslashreplace")
 
-    async def logged(self, pattern: str, *, timeout: float = 10.0, after: int = 0) -> re.Match[str]:
+    async def logged(
+        self, pattern: str, *, timeout: float = _PATIENCE_S, after: int = 0
+    ) -> re.Match[str]:
         """
         Wait until *pattern* is found in :meth:`log`, from the character *after* on.
 
@@ -261,7 +266,7 @@ async def completed(
     *,
     where: Where | None = None,
     stdin: Path | None = None,
-    timeout: float = 30.0,
+    timeout: float = _PATIENCE_S,
 ) -> Completed:
     """Run *argv* to its end; raises ``AssertionError`` if that takes over *timeout* seconds."""
     output = new_folder(case) / "output"

@@ -41,7 +41,7 @@ STRANGER = "127.0.0.2"
 class WayCase(TestCase):
     """Both halves, with one session between them."""
 
-    timeout = 60
+    timeout = 180
 
     async def setUp(self) -> None:  # type: ignore[override]
         self.moved = MovedReactor()

@@ -66,7 +66,7 @@ class NamingReactor:
 class DialCase(TestCase):
     """What the tests of dialling share."""
 
-    timeout = 60
+    timeout = 180
 
     def listener(self, host: str = LOOPBACK, backlog: int = 5) -> tuple[socket.socket, HostPort]:
         """A listening socket, until the test is over."""

@@ -30,6 +30,7 @@ from relaygate.test.gateway import (
 from relaygate.test.netns import Network
 from relaygate.test.openssh import Keys
 from relaygate.test.peers import (
+    PATIENCE_S,
     Server,
     dial,
     echo,
@@ -51,7 +52,8 @@ CLEAR_PORT: Final = 7001
 ACCEPTED_AT_ONCE: Final = 2 * 100
 # Caps per address are there for the others, one of whom comes from here.
 HONEST: Final = "203.0.113.3"
-SOON_S: Final = 5.0
+# Below what a session may take to be opened.
+SOON_S: Final = 15.0
 DRIPS: Final = 20
 # TLS 1.3's first bytes, as far as a length that is then not filled.
 CLIENT_HELLO: Final = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
@@ -68,7 +70,7 @@ def clean_end(peer: socket.socket) -> bool:
 class AbuseTestCase(TestCase):
     """A gateway, a real transfer that runs beside, and the DMZ node's memory and descriptors."""
 
-    timeout = 300
+    timeout = 600
 
     async def setUp(self) -> None:  # type: ignore[override]
         backend = f"{Network.private_address}:{ECHO_PORT}"
@@ -147,12 +149,12 @@ class AbuseTestCase(TestCase):
         """Demand that the node is as it was, and that the transfer has not noticed anything."""
         self.assertLess(self.gateway.dmz.rss_kb() - self.rss_kb, GROWTH_KB)
         self.assertTrue(await in_thread(self.honest_client))
-        self.assertEqual(await self.transfer.ended(120), 0, self.transfer.log())
+        self.assertEqual(await self.transfer.ended(240), 0, self.transfer.log())
         sent, stored = (self.folder / "file").read_bytes(), (self.folder / "copy").read_bytes()
         self.assertTrue(sent == stored, "the transfer is whole")
         # What is left: standing sockets, the pool of idle channels, the transfer's for a moment.
         await eventually(
-            lambda: self.descriptors() <= self.at_rest, f"descriptors fall to {self.at_rest}", 30
+            lambda: self.descriptors() <= self.at_rest, f"descriptors fall to {self.at_rest}"
         )
         self.assertLess(self.gateway.dmz.rss_kb() - self.rss_kb, GROWTH_KB)
         self.assertNotIn("Traceback", self.gateway.dmz.log())
@@ -208,15 +210,18 @@ class UplinkPortTests(AbuseTestCase):
         silent = [self.knock() for _ in range(DRIPS)]
         tls = [self.knock(CLIENT_HELLO[:1]) for _ in range(DRIPS)]
         channels = [self.knock(b"R") for _ in range(DRIPS)]
-        began = time.monotonic()
         for number in range(1, 9):
             for peers, words in ((tls, CLIENT_HELLO), (channels, b"RLGC\x01\x00\x00\x00\x00")):
                 for peer in peers:
-                    peer.sendall(words[number : number + 1])
+                    # One that has been ended already, on a busy machine, is not to fail here.
+                    with contextlib.suppress(ConnectionError):
+                        peer.sendall(words[number : number + 1])
+            last_drip = time.monotonic()
             await pause(LOBBY_LIMIT_S / 10)
         for peer in silent + tls + channels:
             self.assertTrue(await in_thread(clean_end, peer))
-        self.assertLess(time.monotonic() - began, LOBBY_LIMIT_S + 3)
+        # Had the last drip begun the limit anew, it would end later.
+        self.assertLess(time.monotonic() - last_drip, LOBBY_LIMIT_S - 2)
         await self.unharmed()
 
     async def test_flood(self) -> None:
@@ -236,14 +241,14 @@ class UplinkPortTests(AbuseTestCase):
         # A node comes in while strangers fill the lobby.
         crowd = [self.knock() for _ in range(2 * MAX_IN_LOBBY_PER_ADDRESS)]
         self.gateway.node.kill()
-        await self.gateway.closes(TCP_PORT, SOON_S)
+        await self.gateway.closes(TCP_PORT, PATIENCE_S)
         await self.gateway.node.ended()
         self.gateway.node.start()
         await self.gateway.listens({("0.0.0.0", SSH_PORT), ("0.0.0.0", TCP_PORT)})
         for peer in crowd:
             peer.close()
         # Its sessions died with it, the transfer among them.
-        self.assertNotEqual(await self.transfer.ended(30), 0)
+        self.assertNotEqual(await self.transfer.ended(60), 0)
         self.transfer = await self.begin_transfer()
         self.kills = 1
         await self.unharmed()
@@ -372,7 +377,7 @@ class ListenerTests(AbuseTestCase):
 class ReplayTests(TestCase):
     """What somebody on the wire between the nodes can do with what he sees."""
 
-    timeout = 60
+    timeout = 180
 
     async def test_replayed_openings(self) -> None:
         """The opening of a clear channel works once; a second time it is turned away."""

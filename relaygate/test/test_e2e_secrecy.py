@@ -29,7 +29,7 @@ CONTENT: Final = b"what only the backend and the partner may read;" * 1000
 class SecrecyTests(TestCase):
     """No backend's address, name or data in the DMZ, also when something has gone wrong."""
 
-    timeout = 120
+    timeout = 240
 
     async def setUp(self) -> None:  # type: ignore[override]
         targets = [f"{BACKEND_NAME}:{BACKEND_PORT}", f"{SECOND_BACKEND}:{BACKEND_PORT}"]

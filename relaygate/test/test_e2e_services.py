@@ -209,16 +209,17 @@ class CapTests(TestCase):
 
     async def test_idle_timeout(self) -> None:
         """A service's idle limit ends a session in which nothing moves, and no other."""
-        gateway = Gateway(self, [tcp_service(idle_timeout=1.5)])
+        gateway = Gateway(self, [tcp_service(idle_timeout=3)])
         gateway.backend(echo)
         await gateway.start()
         idle, busy = gateway.client(), gateway.client()
         for client in (idle, busy):
             self.addCleanup(client.close)
             self.assertTrue(await in_thread(says, client, b"hello"))
-        for _ in range(8):
-            await pause(0.5)
+        while not gateway.node.log().count(" end: "):
+            await pause(0.2)
             self.assertTrue(await in_thread(says, busy, b"still here"))
+        self.assertTrue(await in_thread(says, busy, b"still here"))
         self.assertRaises(ConnectionResetError, idle.recv, 1)
         (ended,) = re.findall(r" end: .*", gateway.node.log())
         self.assertRegex(ended, "bytes_in=5 .*outcome=timeout/relay detail='idle for too long'")
@@ -287,7 +288,7 @@ class SessionLineTests(TestCase):
             self.assertEqual(fields["client"], f"{host}:{port}")
             if which == "end":
                 self.assertEqual((fields["bytes_in"], fields["bytes_out"]), ("1000", "1000"))
-                self.assertTrue(0.25 < float(fields["seconds"]) < 5)
+                self.assertTrue(0.25 < float(fields["seconds"]) < 60)
                 self.assertEqual(fields["outcome"], "done/relay")
         self.assertEqual({fields["node"] for _, _, fields in outer}, {"node-a"})
         self.assertEqual({fields["backend"] for _, _, fields in inner}, {f"{PRIVATE}:{ECHO_PORT}"})

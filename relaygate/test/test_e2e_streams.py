@@ -142,7 +142,6 @@ class StreamTests(TestCase):
                 one.sendall(b"only the beginning")
                 self.assertEqual(await in_thread(read_exactly, other, 18), b"only the beginning")
                 reset(one)
-                other.settimeout(2.0)
                 self.assertRaises(ConnectionResetError, other.recv, 1)
         await eventually(
             lambda: self.gateway.dmz.log().count(" end: ") == 4 * REPEATS, "all have ended"
@@ -175,13 +174,15 @@ class StreamTests(TestCase):
             client, peer = await self.joined(port)
             for ours in (client, peer):
                 ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            began = time.monotonic()
+            took = []
             for _ in range(100):
+                began = time.monotonic()
                 client.sendall(b"pi")
                 client.sendall(b"ng")
                 self.assertEqual(read_exactly(peer, 4), b"ping")
                 peer.sendall(b"po")
                 peer.sendall(b"ng")
                 self.assertEqual(read_exactly(client, 4), b"pong")
-            # Each would wait for an acknowledgement that is delayed by 40 ms.
-            self.assertLess((time.monotonic() - began) / 100, 0.03)
+                took.append(time.monotonic() - began)
+            # Each would wait for an acknowledgement that is delayed by 40 ms, busy machine or not.
+            self.assertLess(sorted(took)[len(took) // 4], 0.03)

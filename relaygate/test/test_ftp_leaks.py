@@ -25,7 +25,7 @@ SESSIONS = 500
 class LeakTests(FTPCase):
     """Sessions of all kinds, one after the other."""
 
-    timeout = 120
+    timeout = 240
 
     async def test_nothing_stays(self) -> None:
         """After 500 sessions with random ends nothing is left of any (Requirement 21; Lesson 1)."""

@@ -20,7 +20,7 @@ REPEATS = 20
 class PartingTests(TestCase):
     """Saying no (Requirements 46 and 83)."""
 
-    timeout = 60
+    timeout = 180
 
     def setUp(self) -> None:
         self.clock = Clock()

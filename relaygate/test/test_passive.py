@@ -40,7 +40,7 @@ class MovedReactor:
 class PortCase(TestCase):
     """A room of ports on loopback."""
 
-    timeout = 60
+    timeout = 180
 
     def setUp(self) -> None:
         self.moved = MovedReactor()

@@ -21,7 +21,7 @@ class PaddedEndTests(TestCase):
     Whatever waits is taken for a big record here, which is what padding comes to.
     """
 
-    timeout = 120
+    timeout = 240
 
     def setUp(self) -> None:
         self.patch(Leg, "_big_record_waits", lambda _: True)
@@ -55,7 +55,7 @@ class PaddedEndTests(TestCase):
 class UrgentTests(TestCase):
     """Urgent data (RFC 9293 section 3.8.5), as Telnet's Synch has it."""
 
-    timeout = 120
+    timeout = 240
 
     async def test_urgent_byte_in_a_flow(self) -> None:
         """It is a byte like others, in its place; the flow goes on behind it, and ends."""

@@ -75,7 +75,7 @@ class _Server(Protocol):
 class UploadCase(TestCase):
     """A client in a thread, a leg, a relay, and a backend."""
 
-    timeout = 120
+    timeout = 240
     quiet = True
     lenient = False
 

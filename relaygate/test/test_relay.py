@@ -15,7 +15,7 @@ REPEATS = 20
 class WholeTests(TestCase):
     """What goes in comes out, and nothing else does."""
 
-    timeout = 120
+    timeout = 240
 
     @every_way
     async def test_both_ways_at_once(self, bench: Bench) -> None:

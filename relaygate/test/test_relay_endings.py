@@ -45,7 +45,7 @@ def sides(bench: Bench) -> Iterator[tuple[Peer, Peer, Cause]]:
 class ResetTests(TestCase):
     """A reset on one side is a reset on the other, never an end (Requirements 28 and 78)."""
 
-    timeout = 120
+    timeout = 240
 
     async def _for_each_side(self, act: Callable[[Bench, Peer, Peer], Any]) -> None:
         """Have *act* break one peer; the other must see a reset, and the log the culprit."""

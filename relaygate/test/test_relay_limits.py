@@ -17,7 +17,7 @@ LATE = 1.25
 class LimitCase(TestCase):
     """What the limits' tests share."""
 
-    timeout = 120
+    timeout = 240
 
     async def struck(self, bench: Bench, words: str) -> None:
         """Check that the relay has been ended by a limit, with resets on both sides."""

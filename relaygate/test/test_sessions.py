@@ -90,7 +90,7 @@ def free_port() -> int:
 class SessionCase(TestCase):
     """A DMZ node and an internal node in one reactor, with TLS and sockets as they are."""
 
-    timeout = 60
+    timeout = 180
     admin_socket: Path | None = None
 
     async def start(

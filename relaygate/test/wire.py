@@ -35,7 +35,7 @@ from relaygate.legs import Leg
 from relaygate.tls import client_context
 from relaygate.uplink import IDMZEnd, IInternalEnd, Uplink
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 """Seconds after which something that should have happened has not."""
 
 
