@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -20,6 +22,7 @@ from relaygate.config import ConfigError, IdentityFiles, LogConfig
 from relaygate.identity import Identity, IdentityError, Role, load_identity
 from relaygate.keeper import Keeper
 from relaygate.logs import FileObserver, open_log
+from relaygate.notify import Notifier
 
 # Descriptors beside two for each session: listeners, channels, pipes, files.
 SPARE_DESCRIPTORS = 1024
@@ -97,15 +100,20 @@ def make_program(
         reactor,
     )
 
+    notifier = Notifier(os.environ, os.getpid())
+
     def reload() -> None:
+        notifier.reloading(time.monotonic())
         keeper.reload()
         node.reload()
+        notifier.ready(reactor)
 
     program = Program(
         reactor,
         reload,
         _open_log(config.log, options.parent),
         max_sessions=getattr(config, "max_sessions", 0),
+        notifier=notifier,
     )
     keeper.setServiceParent(program)
     IService(node).setServiceParent(program)
@@ -141,6 +149,7 @@ class Program(MultiService):
 
     *reload* reads again what is in files, at SIGHUP.
     *max_sessions* is how many sessions the configuration allows, if it says so.
+    *notifier* tells systemd, where the program runs under it.
     """
 
     log = Logger()
@@ -152,8 +161,10 @@ class Program(MultiService):
         observer: FileObserver | None,
         *,
         max_sessions: int = 0,
+        notifier: Notifier | None = None,
     ) -> None:
         super().__init__()
+        self._notifier = notifier or Notifier({}, 0)
         self._max_sessions = max_sessions
         self._reactor = reactor
         self._reload = reload
@@ -181,10 +192,14 @@ class Program(MultiService):
         if self._observer is not None:
             signal.signal(signal.SIGUSR1, self._from_signal(self._reopen))
         super().startService()
+        # A DMZ node's port is open by now; an internal node is ready without its DMZ nodes, which
+        # it dials until they are there.
+        self._reactor.callLater(0, self._notifier.ready, self._reactor)
 
     def stopService(self) -> Any:
         """See :class:`twisted.application.service.IService`."""
         self.log.info("stopping")
+        self._notifier.stopping()
         return super().stopService()
 
     def _reopen(self) -> None:

@@ -25,6 +25,7 @@ class Node(Program):
     A DMZ node or an internal node under ``twistd``, with a certificate of the test's own CA.
 
     *config* is the text of its configuration without the ``[identity]`` table, which is added.
+    *before* is a command that runs the program, in front of it.
     """
 
     def __init__(
@@ -37,11 +38,12 @@ class Node(Program):
         *,
         where: Where | None = None,
         options: Sequence[str] = (),
+        before: Sequence[str] = (),
     ) -> None:
         self._identity = authority.identity(name, role)
         self.config_file = new_folder(case) / f"{name}.toml"
         self.configure(config)
-        command = [*_TWISTD, "-n", "--pidfile=", *options]
+        command = [*before, *_TWISTD, "-n", "--pidfile=", *options]
         command += [_COMMANDS[role], "--config", str(self.config_file)]
         super().__init__(case, name, command, where=where)
 

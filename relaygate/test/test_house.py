@@ -94,6 +94,7 @@ ORDER: Final = {
     "internal": 420,
     # 5, doors
     "logs": 500,
+    "notify": 500,
     "pki": 500,
     "tap": 510,
     "dmz_tap": 520,
