@@ -72,6 +72,12 @@ class Service:
         self.backend_tls: BackendTLS | None = None
         self._backend_name = backend_name
 
+    def take_over(self, older: Service) -> None:
+        """Go on counting where *older*, which had the same name, ends; its sessions live on."""
+        older.sessions.caps = self.sessions.caps
+        self.sessions = older.sessions
+        self.tally = older.tally
+
     def use_files(self, files: ServiceFiles) -> None:
         """New sessions use *files*.  Raises :class:`OpenSSL.SSL.Error`."""
         backend_tls = None

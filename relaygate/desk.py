@@ -61,6 +61,11 @@ class Desk:
     def __len__(self) -> int:
         return len(self._running)
 
+    def use_caps(self, *, sessions: Caps, pending: Caps) -> None:
+        """Sessions that come from now on are held against these."""
+        self._sessions.caps = sessions
+        self.pending.caps = pending
+
     def enter(self, session: ISession) -> bool:
         """*session* has come; whether it is within the caps."""
         has_room = self._sessions.has_room(session.address) and session.counted.has_room(

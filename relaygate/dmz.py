@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from relaygate import __version__
 from relaygate.admission import Caps
+from relaygate.changes import differing
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
 from relaygate.config import DMZConfig
 from relaygate.desk import Desk
@@ -34,6 +35,8 @@ from relaygate.transfers import Transfers
 
 # Seconds for what was aborted to end.
 LAST_TURNS_S = 0.1
+# What the node has from its file for as long as it runs.
+_FIXED = ("identity", "uplink_listen", "log")
 
 
 class DMZNode(Service):
@@ -53,8 +56,8 @@ class DMZNode(Service):
             pending=Caps(config.max_pending, config.max_pending_per_address),
         )
         self.listeners = Listeners(self._bind, config.listen)
-        ports = PassivePorts(reactor, config.listen, secrets.SystemRandom().sample)
-        self.transfers = Transfers(reactor, self._shelf, ports)
+        self._ports = PassivePorts(reactor, config.listen, secrets.SystemRandom().sample)
+        self.transfers = Transfers(reactor, self._shelf, self._ports)
         self.book = NodeBook(reactor, self.listeners, f"relaygate {__version__}", self.transfers)
         self.lobby = Lobby(self.book, reactor, lambda: self._context, config.nodes)
         self.book.figures = self.figures
@@ -99,8 +102,26 @@ class DMZNode(Service):
             nodes=", ".join(self._config.nodes),
         )
 
-    def reload(self) -> None:
-        """Nothing else is in files."""
+    def reload(self, config: DMZConfig) -> list[str]:
+        """
+        Use *config* from now on; the answer has a line for each thing that changed.
+
+        Sessions that run live on, and nodes that may still come keep their uplinks.
+        """
+        told = []
+        for name in differing(self._config, config):
+            restart = ", which takes a restart" if name in _FIXED else ""
+            told.append(f"{name}: changed{restart}")
+        self._config = config
+        self.desk.use_caps(
+            sessions=Caps(config.max_sessions, config.max_sessions_per_address),
+            pending=Caps(config.max_pending, config.max_pending_per_address),
+        )
+        self.lobby.nodes = config.nodes
+        self._ports.rules = config.listen
+        self.listeners.rules = config.listen
+        self.book.check_again(config.nodes)
+        return told
 
     def startService(self) -> None:
         """See :class:`twisted.application.service.IService`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -55,6 +55,8 @@ class EnrolledNode:
         self._pools = {tls: ChannelPool(clock, partial(self._ask, tls)) for tls in (False, True)}
         self._pages: list[dict[str, Any]] = []
         self._next_page = 0
+        # The whole of the last wish, also what was refused of it.
+        self.offers: Sequence[Offer] = ()
         self.uplink = Uplink(self, clock, book.software)
         leg.protocol = self.uplink
         self.uplink.makeConnection(leg)
@@ -91,7 +93,8 @@ class EnrolledNode:
             return []
         wish, self._pages, self._next_page = self._pages, [], 0
         self._demand_current()
-        offers, refused = [], {}
+        offers: list[Offer] = []
+        refused: dict[str, str] = {}
         for service in wish:
             try:
                 offers.append(_offer(service))
@@ -103,6 +106,7 @@ class EnrolledNode:
                     service=service["name"],
                     reason=str(error),
                 )
+        self.offers = offers
         refused |= self._book.listeners.declare(self, offers)
         return [
             {"name": name, "reason": reason[:256]}
@@ -296,6 +300,17 @@ class NodeBook:
             del self._by_name[node.name]
             del self._by_id[node.keys.uplink_id]
             self.listeners.withdraw(node)
+
+    def check_again(self, names: Collection[str]) -> None:
+        """
+        The DMZ's policy has changed: nodes with other *names* may not come any more, and what the
+        others wish for is held against the rules as they are now.
+        """
+        for node in list(self._by_name.values()):
+            if node.name in names:
+                self.listeners.declare(node, node.offers)
+            else:
+                node.leave("this node may not dial in any more")
 
     def stop(self, reason: str) -> None:
         """Say farewell to every node and end its uplink."""

@@ -140,6 +140,12 @@ class GatewayLink(MultiService):
         self._farewell = ""
         self._superseded = False
         self._again: IDelayedCall | None = None
+        # The uplink on which a declaration is under way, and whether the wish has changed since.
+        self._declaring: Uplink | None = None
+        self._stale = False
+        # The sessions that came through this link and run; kept by whoever it hands them to.
+        self.sessions = 0
+        self.retired = False
         ClientService(
             _Noting(leg_endpoint(reactor, address, CONNECT_LIMIT_S), self._note_failure),
             _UplinkFactory(lambda: DialledUplink(self, context(commands.ALPN_UPLINK))),
@@ -198,6 +204,21 @@ class GatewayLink(MultiService):
 
     def _note_no_report(self, error: UplinkFailed) -> None:
         self.log.debug("{gateway}: {error}", gateway=self.gateway_name, error=str(error))
+
+    def offer(
+        self, services: Sequence[dict[str, Any]], kinds: Collection[bool], pool: int
+    ) -> None:
+        """Offer *services* from now on, with *pool* channels of *kinds*; as the constructor has
+        them.
+        """
+        declared = services != self._services
+        self._services, self._kinds, self._pool = services, kinds, pool
+        uplink = self._uplink
+        if uplink is None or self._supply is None:
+            return
+        self._supply.keep(kinds, pool)
+        if declared:
+            self._declare_again(uplink)
 
     def _next_wait(self) -> float:
         wait = self._backoff.next_wait()
@@ -272,7 +293,21 @@ class GatewayLink(MultiService):
         uplink.end("internal error")
 
     async def _declare(self, uplink: Uplink) -> None:
-        """State the whole wish; raises :class:`UplinkFailed`."""
+        """State the whole wish, again if it changes meanwhile; raises :class:`UplinkFailed`."""
+        self._stale = True
+        if self._declaring is uplink:
+            return
+        self._declaring = uplink
+        try:
+            while self._stale:
+                self._stale = False
+                await self._state_wish(uplink)
+        finally:
+            if self._declaring is uplink:
+                self._declaring = None
+
+    async def _state_wish(self, uplink: Uplink) -> None:
+        self._forget_again()
         size = commands.SERVICES_PER_PAGE
         pages = [self._services[at : at + size] for at in range(0, len(self._services), size)] or [
             []
@@ -295,13 +330,18 @@ class GatewayLink(MultiService):
             services=len(self._services),
             refused=len(answer["refused"]),
         )
-        if answer["refused"]:
+        if answer["refused"] and uplink is self._uplink:
             self._again = self.reactor.callLater(DECLARE_AGAIN_S, self._declare_again, uplink)
 
     def _declare_again(self, uplink: Uplink) -> None:
         Deferred.fromCoroutine(self._declare(uplink)).addErrback(
             lambda failure: uplink.end(failure.getErrorMessage())
         )
+
+    def _forget_again(self) -> None:
+        if self._again is not None and self._again.active():
+            self._again.cancel()
+        self._again = None
 
     def _note_failure(self, reason: str) -> None:
         # A DMZ node that is down for an hour is a few lines, not hundreds.
@@ -341,8 +381,7 @@ class GatewayLink(MultiService):
         if self._supply is not None:
             self._supply.close()
             self._supply = None
-        if self._again is not None and self._again.active():
-            self._again.cancel()
+        self._forget_again()
         write = self.log.info if self._farewell else self.log.warn
         write(
             "uplink lost: gateway={gateway} reason={reason!r}",

@@ -18,8 +18,9 @@ from relaygate.admin import AdminCommands, AdminPort
 from relaygate.admission import Caps
 from relaygate.backsession import BackSession, Service
 from relaygate.balance import BALANCES
+from relaygate.changes import Changes, compare, differing
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
-from relaygate.config import FTPConfig, InternalConfig, ServiceConfig
+from relaygate.config import FTPConfig, GatewayConfig, InternalConfig, ServiceConfig
 from relaygate.errors import Stopping
 from relaygate.ftprelay import FTPSettings
 from relaygate.gatewaylink import GatewayLink
@@ -48,10 +49,11 @@ class InternalNode(MultiService):
         super().__init__()
         self._reactor = reactor
         self._shelf = PipeShelf()
-        self.published = {each.name: _service(each, reactor) for each in config.services}
-        self._keepers: list[Keeper[ServiceFiles]] = []
+        self._config = config
+        self.published: dict[str, Service] = {}
+        self._keepers: dict[str, Keeper[ServiceFiles]] = {}
         for service in config.services:
-            self._keep_files(service)
+            self._publish(*self._make(service))
         self._sessions: set[BackSession] = set()
         self._stopping = False
         self.commands = AdminCommands()
@@ -60,51 +62,119 @@ class InternalNode(MultiService):
             AdminPort(config.admin_socket, self.commands, reactor).setServiceParent(self)
         self._contexts: dict[bytes, SSL.Context]
         self.use_identity(identity)
-        declared = [_declared(service) for service in config.services]
-        kinds = {kind for service in config.services for kind in service.channel_kinds}
         self.links: dict[str, GatewayLink] = {}
         for gateway in config.gateways:
-            link = GatewayLink(
-                reactor,
-                gateway.address,
-                gateway.name,
-                gateway.pool,
-                declared,
-                kinds,
-                lambda protocol: self._contexts[protocol],
-                self._started,
-                random.random,
-                f"relaygate {__version__}",
-            )
-            link.setServiceParent(self)
-            self.links[gateway.name] = link
+            self._link(gateway)
 
     @property
     def sessions(self) -> set[BackSession]:
         """The sessions that run."""
         return self._sessions
 
-    def _keep_files(self, service: ServiceConfig) -> None:
-        """Read the files of *service*, now and whenever they change."""
-        own = (service.tls.certificate, service.tls.key) if service.tls else ()
-        paths = tuple(path for path in (*own, service.backend_tls.ca) if path)
+    def _link(self, gateway: GatewayConfig) -> None:
+        """Dial *gateway* from now on."""
+        link = GatewayLink(
+            self._reactor,
+            gateway.address,
+            gateway.name,
+            gateway.pool,
+            *self._wish(),
+            lambda protocol: self._contexts[protocol],
+            self._started,
+            random.random,
+            f"relaygate {__version__}",
+        )
+        self.links[gateway.name] = link
+        link.setServiceParent(self)
+
+    def _wish(self) -> tuple[list[dict[str, Any]], set[bool]]:
+        """What is declared to every gateway, and the kinds of channels that are kept ready."""
+        services = self._config.services
+        return (
+            [_declared(service) for service in services],
+            {kind for service in services for kind in service.channel_kinds},
+        )
+
+    def _make(self, config: ServiceConfig) -> tuple[Service, Keeper[ServiceFiles] | None]:
+        """
+        A service of *config*, and what keeps its files; nothing is changed yet.
+
+        Raises :class:`relaygate.identity.IdentityError` or :class:`OpenSSL.SSL.Error`.
+        """
+        service = _service(config, self._reactor)
+        own = (config.tls.certificate, config.tls.key) if config.tls else ()
+        paths = tuple(path for path in (*own, config.backend_tls.ca) if path)
         if not paths:
-            return
+            return service, None
 
         def load(now: datetime) -> ServiceFiles:
-            return load_service_files(service.name, own, service.backend_tls.ca, now=now)
+            return load_service_files(config.name, own, config.backend_tls.ca, now=now)
 
         files = load(datetime.fromtimestamp(self._reactor.seconds(), UTC))
-        use = self.published[service.name].use_files
-        use(files)
-        keeper = Keeper("service's TLS", files, load, use, paths, self._reactor)
-        keeper.setServiceParent(self)
-        self._keepers.append(keeper)
+        service.use_files(files)
+        use = service.use_files
+        return service, Keeper("service's TLS", files, load, use, paths, self._reactor)
 
-    def reload(self) -> None:
-        """Read the files of the services again."""
-        for keeper in self._keepers:
+    def _publish(self, service: Service, keeper: Keeper[ServiceFiles] | None) -> None:
+        """*service* is what sessions of its name find, in the place of one that is there."""
+        older = self._withdraw(service.name)
+        if older is not None:
+            service.take_over(older)
+        self.published[service.name] = service
+        if keeper is not None:
+            self._keepers[service.name] = keeper
+            keeper.setServiceParent(self)
+
+    def _withdraw(self, name: str) -> Service | None:
+        """No new session finds the service *name*; those that run live on."""
+        keeper = self._keepers.pop(name, None)
+        if keeper is not None:
+            keeper.disownServiceParent()
+        return self.published.pop(name, None)
+
+    def reload(self, config: InternalConfig | None = None) -> list[str]:
+        """
+        Read the files of the services again; with *config*, make the difference to it as well.
+
+        The answer has a line for each thing that changed.  Raises
+        :class:`relaygate.identity.IdentityError` or :class:`OpenSSL.SSL.Error`; then nothing has.
+        """
+        config = config or self._config
+        services = compare(self._config.services, config.services)
+        gateways = compare(self._config.gateways, config.gateways)
+        made = [self._make(each) for each in (*services.added, *services.changed)]
+        told = services.lines("service") + gateways.lines("gateway")
+        told += [
+            f"{name}: changed in the file, which takes a restart"
+            for name in differing(self._config, config)
+            if name not in ("services", "gateways")
+        ]
+        self._config = config
+        for name in [each.name for each in services.removed]:
+            self._withdraw(name)
+        for keeper in self._keepers.values():
             keeper.reload()
+        for service, keeper_or_none in made:
+            self._publish(service, keeper_or_none)
+        self._use_gateways(gateways)
+        return told
+
+    def _use_gateways(self, gateways: Changes[GatewayConfig]) -> None:
+        moved = [each for each in gateways.changed if "address" in gateways.keys[each.name]]
+        for gateway in (*gateways.removed, *moved):
+            self._retire(self.links.pop(gateway.name))
+        pools = {gateway.name: gateway.pool for gateway in self._config.gateways}
+        for name, link in self.links.items():
+            link.offer(*self._wish(), pools[name])
+        for gateway in (*gateways.added, *moved):
+            self._link(gateway)
+
+    def _retire(self, link: GatewayLink) -> None:
+        """*link* ends when its sessions have; until then FTP's may open data connections."""
+        link.retired = True
+        link.offer([], set(), 1)
+        if not link.sessions:
+            link.disownServiceParent()
 
     def use_identity(self, identity: Identity) -> None:
         """New connections are dialled with *identity* from now on."""
@@ -136,16 +206,17 @@ class InternalNode(MultiService):
         return links.addCallback(lambda _: deferLater(self._reactor, LAST_TURNS_S))
 
     def _started(self, link: GatewayLink, channel: SuppliedChannel, start: SessionStart) -> None:
+        def ended(session: BackSession) -> None:
+            self._sessions.discard(session)
+            link.sessions -= 1
+            if link.retired and not link.sessions and link.parent is not None:
+                link.disownServiceParent()
+
         session = BackSession(
-            self._reactor,
-            channel,
-            start,
-            link.gateway_name,
-            link.dataway,
-            self._shelf,
-            self._sessions.discard,
+            self._reactor, channel, start, link.gateway_name, link.dataway, self._shelf, ended
         )
         self._sessions.add(session)
+        link.sessions += 1
         session.open(self.published.get(start.service), Stopping() if self._stopping else None)
 
 

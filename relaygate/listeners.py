@@ -95,7 +95,7 @@ class Listeners:
         self, bind: Callable[[Listener], IListeningPort], rules: Sequence[ListenRule]
     ) -> None:
         self._bind = bind
-        self._rules = rules
+        self.rules = rules
         self._by_address: dict[HostPort, Listener] = {}
 
     def __iter__(self) -> Iterator[Listener]:
@@ -139,7 +139,7 @@ class Listeners:
     def _forbidden(self, offer: Offer, wanted: dict[HostPort, Offer]) -> str | None:
         if offer.protocol not in PROTOCOLS:
             return f"this DMZ node does not know the protocol {offer.protocol!r}"
-        if not any(rule.permits(offer.listen) for rule in self._rules):
+        if not self._permits(offer):
             return f"the DMZ's policy.listen does not permit {offer.listen}"
         if offer.listen in wanted:
             return f"{offer.listen} is asked for twice, by {wanted[offer.listen].name!r} as well"
@@ -171,6 +171,9 @@ class Listeners:
         self._by_address[offer.listen] = listener
         self._note("listener open", listener, node)
         return None
+
+    def _permits(self, offer: Offer) -> bool:
+        return any(rule.permits(offer.listen) for rule in self.rules)
 
     def replace(self, older: INode, newer: INode) -> None:
         """*newer* stands in *older*'s place from now on."""

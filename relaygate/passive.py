@@ -124,7 +124,7 @@ class PassivePorts:
     ) -> None:
         self.reactor = reactor
         self.bound: set[tuple[str, int]] = set()
-        self._rules = rules
+        self.rules = rules
         self._sample = sample
         self._strangers = Throttle(reactor.seconds)
 
@@ -169,7 +169,7 @@ class PassivePorts:
 
     def _allowed(self, host: str, ports: tuple[int, int]) -> Sequence[int]:
         spans = []
-        for rule in self._rules:
+        for rule in self.rules:
             low, high = max(ports[0], rule.first), min(ports[1], rule.last)
             if low <= high and rule.permits(HostPort(host, low)):
                 spans.append(range(low, high + 1))

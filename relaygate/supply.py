@@ -206,9 +206,10 @@ class ChannelSupply:
         """How many channels of the kind *tls* are ready."""
         return sum(channel.opened for channel in self._channels[tls])
 
-    def keep(self, kinds: Iterable[bool]) -> None:
-        """Keep channels of *kinds* from now on."""
+    def keep(self, kinds: Iterable[bool], size: int | None = None) -> None:
+        """Keep channels of *kinds* from now on, *size* of each if it is given."""
         self._kinds = set(kinds)
+        self._size = self._size if size is None else size
         self._fill()
 
     def demand(self, tls: bool, count: int) -> None:

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
 
+from OpenSSL import SSL
 from twisted.application.service import IService, MultiService
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.usage import Options, UsageError
 
+from relaygate.admin import AdminError, Answer, Arguments
 from relaygate.config import ConfigError, IdentityFiles, LogConfig
 from relaygate.identity import Identity, IdentityError, Role, load_identity
 from relaygate.keeper import Keeper
@@ -51,14 +53,22 @@ class IConfig(Protocol):
         """Where and how to log."""
 
 
-class INode(Protocol):
+N_contra = TypeVar("N_contra", contravariant=True)
+
+
+class INode(Protocol[N_contra]):
     """What both nodes have, beside being services."""
 
     def use_identity(self, identity: Identity) -> None:
         """Use *identity* for new connections."""
 
-    def reload(self) -> None:
-        """Read again what else the node has from files."""
+    def reload(self, config: N_contra) -> list[str]:
+        """
+        Make the difference to *config*, and read again what else the node has from files.
+
+        The answer has a line for each thing that changed.  Raises :class:`IdentityError` or
+        :class:`SSL.Error`, and then nothing has.
+        """
 
 
 C = TypeVar("C", bound=IConfig)
@@ -101,11 +111,14 @@ def make_program(
     )
 
     notifier = Notifier(os.environ, os.getpid())
+    reloader = Reloader(lambda: load(path), keeper, node)
+    commands = getattr(node, "commands", None)
+    if commands is not None:
+        commands.register("reload", reloader.answer)
 
     def reload() -> None:
         notifier.reloading(time.monotonic())
-        keeper.reload()
-        node.reload()
+        reloader()
         notifier.ready(reactor)
 
     program = Program(
@@ -118,6 +131,62 @@ def make_program(
     keeper.setServiceParent(program)
     IService(node).setServiceParent(program)
     return program
+
+
+class Reloader(Generic[C]):
+    """Reads everything that is in files again; a file that is wrong leaves the node as it is."""
+
+    log = Logger()
+
+    def __init__(
+        self, load: Callable[[], C], keeper: Keeper[Identity], node: INode[C]
+    ) -> None:
+        self._load = load
+        self._keeper = keeper
+        self._node = node
+
+    def __call__(self) -> None:
+        """Reload, and tell the log."""
+        try:
+            self._reload()
+        except _Refused:
+            # The log has it already.
+            pass
+
+    async def answer(self, arguments: Arguments) -> Answer:
+        """Reload for an operator, who is told what the log is told."""
+        arguments.finish()
+        try:
+            return {"changes": self._reload()}
+        except _Refused as refused:
+            raise AdminError("; ".join(refused.reasons)[:4096]) from None
+
+    def _reload(self) -> list[str]:
+        """Reload; the answer has what changed.  Raises :class:`_Refused`."""
+        self._keeper.reload()
+        try:
+            changes = self._node.reload(self._load())
+        except ConfigError as error:
+            raise self._refused(*(str(problem) for problem in error.problems)) from None
+        except (IdentityError, SSL.Error) as error:
+            raise self._refused(str(error)) from None
+        self.log.info("configuration read again: {changes} changes", changes=len(changes))
+        for change in changes:
+            self.log.info("configuration: {change}", change=change)
+        return changes
+
+    def _refused(self, *reasons: str) -> _Refused:
+        for reason in reasons:
+            self.log.error("configuration not changed: {reason}", reason=reason)
+        return _Refused(reasons)
+
+
+class _Refused(Exception):
+    """The files cannot be used; *reasons* has every mistake."""
+
+    def __init__(self, reasons: tuple[str, ...]) -> None:
+        super().__init__()
+        self.reasons = reasons
 
 
 def _refuse_to_start(*lines: str) -> NoReturn:

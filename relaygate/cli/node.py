@@ -40,6 +40,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_client_options(sessions)
     sessions.set_defaults(func=_sessions)
 
+    reload = subparsers.add_parser(
+        "reload", help="let a running internal node read its file again, as SIGHUP does"
+    )
+    add_client_options(reload)
+    reload.set_defaults(func=run_command(lambda _: {"command": "reload"}, _print_changes))
+
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that talks to a node: which one, and how to print."""
@@ -170,6 +176,11 @@ def _print_status(status: Answer) -> None:
     for gateway in status["gateways"]:
         for name, reason in gateway["refused"].items():
             print(f"{gateway['name']} refuses {name}: {printable(reason)}")
+
+
+def _print_changes(answer: Answer) -> None:
+    for change in answer["changes"] or ["nothing has changed"]:
+        print(printable(change))
 
 
 def _sessions(arguments: argparse.Namespace) -> int:

@@ -49,6 +49,7 @@ ORDER: Final = {
     "backoff": 100,
     "balance": 100,
     "admission": 100,
+    "changes": 100,
     "identity": 100,
     "servicekeys": 105,
     "errors": 110,
