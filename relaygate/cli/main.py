@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from relaygate import __version__
-from relaygate.cli import check, node, pki
+from relaygate.cli import check, init, node, pki
 
 __all__ = ["main", "run"]
 
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"relaygate {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    init.add_parser(subparsers)
     pki.add_parser(subparsers)
     check.add_parser(subparsers)
     node.add_parser(subparsers)

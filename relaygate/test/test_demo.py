@@ -294,23 +294,24 @@ class ReadmeTests(SynchronousTestCase):
         self.text = (self.root / "README.md").read_text()
 
     def test_commands_and_files(self) -> None:
-        """Its commands make the certificates with which its two files pass the check."""
-        folder = Path(self.mktemp()).absolute()
-        folder.mkdir()
-        self.addCleanup(os.chdir, Path.cwd())
-        os.chdir(folder)
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            commands = re.findall(r"^    relaygate (pki .*)$", self.text, re.MULTILINE)
-            statuses = [main(command.split()) for command in commands]
-            self.assertEqual(statuses, [0, 0, 0], out.getvalue())
-            flags = re.MULTILINE | re.DOTALL
-            files = re.findall(r"^`(\w+\.toml)`.*?^```toml\n(.*?)^```", self.text, flags)
-            self.assertEqual([name for name, _ in files], ["dmz.toml", "internal.toml"])
-            for (name, content), place in zip(files, ("for-dmz", "for-node-a"), strict=True):
-                file = folder / place / name
-                file.write_text(content)
-                self.assertEqual(main(["check", str(file)]), 0, out.getvalue())
+        """What it says to type makes files that pass the check, and so does the quick start."""
+        quick = (self.root / "docs" / "quickstart.md").read_text()
+        first = quick.partition("## Without systemd")[0].replace("\\\n", "")
+        self.assertLess(len(re.findall(r"^    \S", first, re.MULTILINE)), 10, "commands")
+        pattern = re.compile(r"^    (?:rg/bin/)?relaygate (init .*)$", re.MULTILINE)
+        for text in (self.text, quick):
+            folder = Path(self.mktemp()).absolute()
+            folder.mkdir()
+            self.addCleanup(os.chdir, Path.cwd())
+            os.chdir(folder)
+            out = io.StringIO()
+            commands = pattern.findall(text.replace("\\\n", ""))
+            self.assertTrue(commands)
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+                statuses = [main(command.split()) for command in commands]
+                files = [str(file) for file in sorted(folder.glob("site/*/*.toml"))]
+                statuses.append(main(["check", *files]))
+            self.assertEqual(statuses, [0] * len(statuses), out.getvalue())
 
     def test_links(self) -> None:
         """Its links lead to files that are there."""

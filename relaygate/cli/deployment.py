@@ -1,0 +1,201 @@
+"""What ``relaygate init`` is told, and keeps in ``deployment.json``: nodes, services, addresses.
+
+Pure values.  A deployment grows: what is named again in the same way changes nothing, and what is
+named again in another way is a mistake, because a running node has it already.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from relaygate.addresses import HostPort, ListenRule, canonical_name, host_name, service_name
+from relaygate.cli.units import PREFIX
+
+__all__ = ["Deployment", "DeploymentError", "Gateway", "Inside", "Published"]
+
+FORMAT = 1
+PASSIVE_PORTS = "50000-50099"
+LEAST_PASSIVE = 1024
+OPENED_INSIDE = ("ftp", "ftps")
+
+
+class DeploymentError(Exception):
+    """What was asked for cannot be; one line for people."""
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A DMZ node: its name, and where internal nodes reach it."""
+
+    name: str
+    address: str
+
+    @classmethod
+    def parse(cls, text: str, default: str) -> Gateway:
+        """Read ``[NAME=]HOST:PORT``; raises DeploymentError."""
+        name, equals, address = text.rpartition("=")
+        try:
+            return cls(canonical_name(name if equals else default), str(HostPort.parse(address)))
+        except ValueError as error:
+            raise DeploymentError(
+                f"--gateway {text[:80]!r}: expected [NAME=]HOST:PORT, as in 192.0.2.10:7443"
+                f" ({error})"
+            ) from error
+
+    @property
+    def listen(self) -> str:
+        """Where it listens for uplinks: a name may be the firewall's, so any address then."""
+        address = HostPort.parse(self.address)
+        return self.address if address.literal is not None else f"0.0.0.0:{address.port}"
+
+
+@dataclass(frozen=True)
+class Inside:
+    """An internal node: its name, and the address that it dials from, "" if that is not known."""
+
+    name: str
+    address: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Inside:
+        """Read ``NAME[=ADDRESS]``; raises DeploymentError."""
+        name, _, address = text.partition("=")
+        try:
+            if address and HostPort(address, 1).literal is None:
+                raise ValueError("no IP address")
+            return cls(canonical_name(name), address)
+        except ValueError as error:
+            raise DeploymentError(
+                f"--node {text[:80]!r}: expected NAME or NAME=ADDRESS, as in node-a ({error})"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Published:
+    """A service, as the configuration has it."""
+
+    name: str
+    protocol: str
+    listen: str
+    backends: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Published:
+        """Read ``NAME=PROTOCOL,[HOST:]PORT,BACKEND[,BACKEND...]``; raises DeploymentError."""
+        name, _, rest = text.partition("=")
+        protocol, *places = rest.split(",")
+        try:
+            if len(places) < 2:
+                raise ValueError("a part is missing")
+            listen = places[0] if ":" in places[0] else f"0.0.0.0:{places[0]}"
+            return cls(
+                service_name(name),
+                protocol,
+                str(HostPort.parse(listen, numeric=True)),
+                tuple(str(HostPort.parse(place)) for place in places[1:]),
+            )
+        except ValueError as error:
+            raise DeploymentError(
+                f"--service {text[:80]!r}: expected NAME=PROTOCOL,PORT,BACKEND, as in "
+                f"sftp=ssh,22,sftp.private.example:22 ({error})"
+            ) from error
+
+    @property
+    def opened(self) -> bool:
+        """Whether its clients' TLS ends on the internal node, so that it has a certificate."""
+        return self.protocol in OPENED_INSIDE
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """All of it.  *files* has the SHA-256 of each file as it was written, by its path."""
+
+    gateways: tuple[Gateway, ...] = ()
+    nodes: tuple[Inside, ...] = ()
+    services: tuple[Published, ...] = ()
+    public_address: str = ""
+    passive_ports: str = PASSIVE_PORTS
+    prefix: str = PREFIX
+    files: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def load(cls, text: str) -> Deployment:
+        """Read what :meth:`dump` wrote; raises DeploymentError."""
+        try:
+            values = json.loads(text)
+            if values.pop("format") != FORMAT:
+                raise ValueError("of another version")
+            return cls(
+                gateways=tuple(Gateway(**row) for row in values.pop("gateways")),
+                nodes=tuple(Inside(**row) for row in values.pop("nodes")),
+                services=tuple(
+                    Published(**{**row, "backends": tuple(row["backends"])})
+                    for row in values.pop("services")
+                ),
+                files=tuple(sorted(values.pop("files").items())),
+                **values,
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DeploymentError(f"deployment.json cannot be read ({error})") from error
+
+    def dump(self) -> str:
+        """The text of ``deployment.json``."""
+        values: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(self)}
+        values["files"] = dict(self.files)
+        return json.dumps(values, indent=2) + "\n"
+
+    def grown(
+        self,
+        gateways: tuple[Gateway, ...],
+        nodes: tuple[Inside, ...],
+        services: tuple[Published, ...],
+    ) -> Deployment:
+        """This one and what is new; raises DeploymentError for what is there and differs."""
+        grown = dataclasses.replace(
+            self,
+            gateways=_merged("gateway", self.gateways, gateways),
+            nodes=_merged("node", self.nodes, nodes),
+            services=_merged("service", self.services, services),
+        )
+        names = [each.name for each in grown.gateways] + [each.name for each in grown.nodes]
+        for name in names:
+            if names.count(name) > 1 or name == "ca":
+                raise DeploymentError(f"two nodes cannot be named {name!r}, nor one 'ca'")
+        return grown
+
+    def check(self) -> None:
+        """Raise DeploymentError for what has to be there and is not."""
+        for what, things in (
+            ("--gateway HOST:PORT", self.gateways),
+            ("--node NAME", self.nodes),
+            ("--service NAME=PROTOCOL,PORT,BACKEND", self.services),
+        ):
+            if not things:
+                raise DeploymentError(f"{what} is needed at least once")
+        try:
+            if ListenRule.parse(f"0.0.0.0:{self.passive_ports}").first < LEAST_PASSIVE:
+                raise ValueError(f"below {LEAST_PASSIVE}")
+        except ValueError as error:
+            raise DeploymentError(
+                f"--passive-ports: expected FIRST-LAST, as in 50000-50099 ({error})"
+            ) from error
+        if self.public_address:
+            try:
+                host_name(self.public_address)
+            except ValueError as error:
+                raise DeploymentError(f"--public-address: {error}") from error
+
+
+def _merged(what: str, before: tuple[Any, ...], new: tuple[Any, ...]) -> tuple[Any, ...]:
+    by_name = {each.name: each for each in before}
+    for each in new:
+        known = by_name.setdefault(each.name, each)
+        if known != each:
+            raise DeploymentError(
+                f"there is a {what} {each.name!r} already, with other values: "
+                "change it in the configuration files, and in deployment.json"
+            )
+    return tuple(by_name.values())

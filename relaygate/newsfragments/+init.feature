@@ -1,0 +1,1 @@
+`relaygate init` makes everything for a new deployment, by flags or by questions: a folder for each machine with configuration, certificates, systemd unit, firewall rules and a script that installs them. Run again, it adds nodes and services.
