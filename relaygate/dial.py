@@ -13,7 +13,6 @@ from twisted.internet.defer import TimeoutError as NotInTime
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import DNSLookupError, TimeoutError, UserError
 from twisted.internet.interfaces import (
-    IAddress,
     IReactorPluggableNameResolver,
     IReactorTCP,
     IReactorTime,
@@ -22,11 +21,10 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from zope.interface import implementer
 
+from relaygate.dialleg import DialledLeg, Unread
 from relaygate.legs import ClientLeg, Leg
 
 if TYPE_CHECKING:
-    from twisted.python.failure import Failure
-
     from relaygate.addresses import HostPort
 
 
@@ -88,51 +86,8 @@ def leg_endpoint(reactor: Any, address: HostPort, timeout_s: float) -> IStreamCl
     return endpoint(legs, address.host, address.port, timeout=timeout_s)
 
 
-class _Try(ClientFactory[Protocol]):
-    """One try to connect to a literal: what an endpoint does, at half of its cost."""
-
-    noisy = False
-
-    def __init__(
-        self, reactor: Any, address: HostPort, timeout_s: float, source: tuple[str, int] | None
-    ) -> None:
-        self.done: Deferred[Protocol] = Deferred(lambda _: self._give_up())
-        self._given_up = False
-        # A fixed source port serves one connection after the other, and is not free at once.
-        binding = source and tcp.makeBinding(*source, reuseAddress=True)
-        self._connector = _LegConnector(
-            address.host, address.port, self, timeout_s, binding, reactor
-        )
-        self._connector.connect()
-
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
-        return _Waiting(self.done)
-
-    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
-        """See :class:`twisted.internet.protocol.ClientFactory`."""
-        if not self._given_up:
-            self.done.errback(reason)
-
-    def _give_up(self) -> None:
-        self._given_up = True
-        self._connector.stopConnecting()
-
-
-class _Waiting(Protocol):
-    """A connection that is just made; all that comes waits in the kernel."""
-
-    def __init__(self, made: Deferred[Protocol] | None = None) -> None:
-        self._made = made
-
-    def connectionMade(self) -> None:
-        """See :class:`twisted.internet.interfaces.IProtocol`."""
-        if self._made is not None:
-            self._made.callback(self)
-
-
 async def _connect_by_name(reactor: Any, address: HostPort, timeout_s: float) -> Protocol:
-    factory = Factory.forProtocol(_Waiting)
+    factory = Factory.forProtocol(Unread)
     factory.noisy = False
     connecting = leg_endpoint(reactor, address, timeout_s).connect(factory)
     # Endpoints report being cancelled as a failure of their own, each kind as another one.
@@ -154,16 +109,16 @@ async def dial(
     A literal may be dialled from a *source*: one of this machine's addresses, and a port or 0.
     Raises :class:`DialFailed`; cancelling gives the try up.
     """
+    version = _version(address.host)
     try:
-        if _version(address.host) is None:
-            protocol = await _connect_by_name(reactor, address, timeout_s)
-        else:
-            protocol = await _Try(reactor, address, timeout_s, source).done
+        if version is not None:
+            host, port = address.host, address.port
+            return await DialledLeg(reactor, version, host, port, timeout_s, source).reached
+        leg = cast(Leg, (await _connect_by_name(reactor, address, timeout_s)).transport)
     except CancelledError:
         raise
     except Exception as error:  # noqa: BLE001 - the resolver and the kernel raise what they like
         raise DialFailed(error_words(error)) from None
-    leg = cast(Leg, protocol.transport)
     # A process that is killed from here on must not look like one that had nothing to say.
     leg.abort_by_default()
     return leg
@@ -171,7 +126,7 @@ async def dial(
 
 def error_words(error: BaseException | None) -> str:
     """Why a connection was not made, in a few words and without addresses."""
-    number = getattr(error, "osError", None)
+    number = getattr(error, "osError", None) or getattr(error, "errno", None)
     if isinstance(number, int) and number:
         return os.strerror(number)
     if isinstance(error, DNSLookupError):

@@ -63,6 +63,7 @@ ORDER: Final = {
     "pipes": 300,
     "quiettls": 300,
     "legs": 310,
+    "dialleg": 320,
     "legport": 320,
     "pump": 320,
     "relay": 330,

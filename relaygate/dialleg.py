@@ -1,0 +1,120 @@
+"""
+A leg to a literal address, from its first packet on.
+
+Twisted makes a client out of a connector, a factory, a resolver and three turns of its reactor.
+With an address that needs no resolver all of that is one ``connect(2)`` and one wait for the socket
+to become writable, and a session inside dials twice.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import TimeoutError, getConnectError
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+
+from relaygate.legs import Leg, tune
+
+
+class Unread(Protocol):
+    """A connection that is just made; all that comes waits in the kernel."""
+
+
+class DialledLeg(Leg, tcp.Connection):
+    """
+    A connection that is being made to *host* (an IP literal of *version* 4 or 6) and *port*.
+
+    :attr:`reached` fires once, with this leg, which is not read until somebody starts to; it fails
+    with what Twisted's clients fail with, after *timeout_s* seconds at the latest.  Cancelling it
+    gives the try up.  *source* is an address of this machine's to dial from, and a port or 0.
+
+    Raises :class:`OSError` where the kernel has no socket for it.
+    """
+
+    _base = tcp.Connection
+    logstr = "Leg,client"
+
+    def __init__(
+        self,
+        reactor: Any,
+        version: int,
+        host: str,
+        port: int,
+        timeout_s: float,
+        source: tuple[str, int] | None = None,
+    ) -> None:
+        self._version = version
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        super().__init__(tune(socket.socket(family, socket.SOCK_STREAM)), Unread(), reactor)
+        self.reached: Deferred[DialledLeg] = Deferred(lambda _: self._give_up())
+        self._limit = reactor.callLater(timeout_s, self._fail, TimeoutError())
+        try:
+            if source is not None:
+                # A fixed source port serves one connection after the other, and is not free at
+                # once.
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                self.socket.bind(source)
+            number = self.socket.connect_ex((host, port))
+        except OSError as error:
+            number = error.errno or errno.EIO
+        if number in (0, errno.EINPROGRESS):
+            self.startWriting()
+        else:
+            self._fail(getConnectError((number, os.strerror(number))))
+
+    def doWrite(self) -> Exception | None:  # type: ignore[override]
+        """See :class:`twisted.internet.interfaces.IWriteDescriptor`."""
+        if self.connected:
+            return super().doWrite()
+        self._settle()
+        return None
+
+    def connectionLost(self, reason: Failure) -> None:
+        """See :class:`twisted.internet.tcp.Connection`."""
+        if self.connected:
+            super().connectionLost(reason)
+        elif not self.disconnected:
+            # The reactor has only seen that the connection is dead: the kernel knows why.
+            self._settle()
+
+    def _settle(self) -> None:
+        number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self._fail(getConnectError((number, os.strerror(number))))
+            return
+        self.stopWriting()
+        self._limit.cancel()
+        self.connected = True
+        self.protocol.makeConnection(self)
+        # A process that is killed from here on must not look like one that had nothing to say.
+        self.abort_by_default()
+        self.reached.callback(self)
+
+    def _give_up(self) -> None:
+        self.disconnected = True
+        self.stopWriting()
+        if self._limit.active():
+            self._limit.cancel()
+        self.socket.close()
+
+    def _fail(self, error: Exception) -> None:
+        self._give_up()
+        self.reached.errback(error)
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        """See :class:`twisted.internet.interfaces.ITransport`."""
+        return self._address(self.socket.getsockname())
+
+    def getPeer(self) -> IPv4Address | IPv6Address:
+        """See :class:`twisted.internet.interfaces.ITransport`."""
+        return self._address(self.socket.getpeername())
+
+    def _address(self, name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
+        return IPv4Address("TCP", *name) if self._version == 4 else IPv6Address("TCP", *name)
