@@ -45,6 +45,7 @@ ORDER: Final = {
     "protocols.sshident": 10,
     # 1, values: no Twisted, no clock, no randomness
     "outcome": 100,
+    "auditlog": 100,
     "addresses": 100,
     "backoff": 100,
     "balance": 100,
