@@ -7,7 +7,7 @@ dials only what stands in this node's own configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from OpenSSL import SSL
@@ -17,10 +17,9 @@ from twisted.python.failure import Failure
 
 from relaygate.addresses import HostPort
 from relaygate.admission import Caps, Counted, Tally
-from relaygate.balance import Balance
+from relaygate.backends import Backend, Backends
 from relaygate.dataway import DataWay
-from relaygate.dial import DialFailed, dial
-from relaygate.errors import NoBackend, Refusal, TooMany, TooSlow, UnknownService
+from relaygate.errors import Refusal, TooMany, UnknownService
 from relaygate.ftprelay import FTPRelay, FTPSettings
 from relaygate.handshake import HandshakeFailed, shake_hands
 from relaygate.legs import Leg
@@ -34,8 +33,6 @@ from relaygate.sessionlog import log_end, log_open
 from relaygate.sshopening import NotOpened, Opened, SSHOpening
 from relaygate.supply import SuppliedChannel
 
-# Seconds for one backend, if the session's patience lasts that long.
-CONNECT_LIMIT_S = 5.0
 # Kept back from the DMZ node's patience, so that our refusal arrives before it gives up.
 REPLY_MARGIN_S = 0.2
 
@@ -52,8 +49,7 @@ class Service:
         self,
         name: str,
         protocol: str,
-        backends: Sequence[HostPort],
-        balance: Balance,
+        backends: Backends,
         caps: Caps,
         idle_timeout_s: float | None,
         ftp: FTPSettings | None = None,
@@ -62,7 +58,6 @@ class Service:
         self.name = name
         self.protocol = protocol
         self.backends = backends
-        self.balance = balance
         self.sessions = Counted(caps)
         self.tally = Tally()
         self.idle_timeout_s = idle_timeout_s
@@ -74,6 +69,7 @@ class Service:
 
     def take_over(self, older: Service) -> None:
         """Go on counting where *older*, which had the same name, ends; its sessions live on."""
+        self.backends.group.take_over(older.backends.group)
         older.sessions.caps = self.sessions.caps
         self.sessions = older.sessions
         self.tally = older.tally
@@ -119,6 +115,8 @@ class BackSession:
         self._began = reactor.seconds()
         self._backend = "-"
         self._host = ""
+        self._backends: Backends | None = None
+        self._reached: Backend | None = None
         self._counted: Counted | None = None
         self._tally = Tally()
         self._inner: Leg | None = None
@@ -147,7 +145,7 @@ class BackSession:
             self._refuse(refusal or TooMany())
             return
         try:
-            inner = await self._reach(service)
+            reached, inner = await self._reach(service)
         except Refusal as refused:
             self._refuse(refused)
             return
@@ -160,6 +158,7 @@ class BackSession:
         self._channel.reply(SessionReply(0))
         outer = self._channel.leg
         if service.ftp is not None:
+            service.backends.worked(reached, address)
             self._relay_ftp(service, service.ftp, outer, inner)
             return
         opened = None
@@ -167,6 +166,9 @@ class BackSession:
             try:
                 opened = await SSHOpening(outer, inner, self._reactor).done
             except NotOpened as error:
+                if error.server_is_silent:
+                    # It accepts connections and does no more.
+                    service.backends.failed(reached, error.outcome.detail, costly=True)
                 self._end(error.outcome)
                 return
         elif service.tls is not None:
@@ -176,37 +178,31 @@ class BackSession:
                 inner.abortConnection()
                 self._end(Outcome(Cause.CLIENT, Phase.OPEN, f"TLS: {error}"))
                 return
+        service.backends.worked(reached, address)
         self._relay(service, outer, inner, opened)
 
     async def _secure(self, outer: Leg, context: SSL.Context) -> None:
         outer.stopReading()
         await shake_hands(outer, lambda: outer.start_tls(context, server=True), self._reactor)
 
-    async def _reach(self, service: Service) -> Leg:
-        """A leg to a backend.  Raises a :class:`Refusal`."""
+    async def _reach(self, service: Service) -> tuple[Backend, Leg]:
+        """A backend, and a leg to it.  Raises a :class:`Refusal`."""
         end = self._began + self.start.patience_ms / 1000 - REPLY_MARGIN_S
-        backends = service.balance.order(service.backends)
-        for tried, backend in enumerate(backends):
-            # What is left is shared out, so that one backend that hangs leaves time for the next.
-            share = (end - self._reactor.seconds()) / (len(backends) - tried)
-            if share <= 0:
-                raise TooSlow
-            try:
-                leg = await dial(self._reactor, backend, min(share, CONNECT_LIMIT_S))
-            except DialFailed as error:
-                self.log.warn(
-                    "backend failed: session={session} service={service} backend={backend}"
-                    " reason={reason!r}",
-                    session=self.start.session,
-                    service=service.name,
-                    backend=str(backend),
-                    reason=str(error),
-                )
-            else:
-                self._backend = str(backend)
-                self._host = backend.host
-                return leg
-        raise NoBackend
+
+        def note(backend: HostPort, reason: str) -> None:
+            self.log.warn(
+                "backend failed: session={session} service={service} backend={backend}"
+                " reason={reason!r}",
+                session=self.start.session,
+                service=service.name,
+                backend=str(backend),
+                reason=reason,
+            )
+
+        reached, leg = await service.backends.reach(self.start.client[0], end, note)
+        self._backends, self._reached = service.backends, reached
+        self._backend, self._host = reached.name, reached.target.host
+        return reached, leg
 
     def _relay(self, service: Service, outer: Leg, inner: Leg, opened: Opened | None) -> None:
         self.relay = Relay(
@@ -277,6 +273,8 @@ class BackSession:
         if relay is not None:
             self._tally.bytes_in += relay.bytes_in
             self._tally.bytes_out += relay.bytes_out
+        if self._backends is not None and self._reached is not None:
+            self._backends.release(self._reached)
         if self._counted is not None:
             self._counted.remove(self.start.client[0])
         self._ended(self)

@@ -175,6 +175,10 @@ class Declare(amp.Command):
                     (b"tls-channel", Flag()),
                     (b"max-sessions", Number(0, 2**31)),
                     (b"max-sessions-per-address", Number(0, 2**31)),
+                    # Since minor version 2: how sessions are spread over the nodes, and for how
+                    # many seconds a client keeps its node.
+                    (b"balance", Text(16, optional=True)),
+                    (b"persistence", Number(0, 2**31, optional=True)),
                 ],
                 SERVICES_PER_PAGE,
             ),

@@ -231,6 +231,8 @@ def _offer(service: dict[str, Any]) -> Offer:
         tls_channel=service["tls_channel"],
         max_sessions=service["max_sessions"],
         max_sessions_per_address=service["max_sessions_per_address"],
+        balance=service.get("balance") or "round-robin",
+        persistence=service.get("persistence") or 0,
     )
 
 

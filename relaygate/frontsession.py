@@ -16,8 +16,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relaygate.addresses import HostPort
+from relaygate.balance import Group, Member
 from relaygate.desk import Desk
-from relaygate.errors import NoNode, Refusal, TooMany
+from relaygate.errors import NoNode, Refusal, Stopping, TooMany, TooSlow
 from relaygate.legs import Leg
 from relaygate.listeners import FTP_PROTOCOLS, INode, Listener
 from relaygate.outcome import Cause, Outcome, Phase
@@ -53,6 +54,7 @@ class FrontSession:
         self._clock = desk.clock
         self._began = desk.clock.seconds()
         self._node = ""
+        self._member: Member[INode] | None = None
         self._over = False
 
     async def run(self) -> None:
@@ -86,30 +88,57 @@ class FrontSession:
 
     async def _open(self) -> PooledChannel:
         refusal: Refusal = NoNode()
+        clock, group = self._clock, self._listener.group
         end = self._began + OPEN_LIMIT_S
-        candidates = self._listener.candidates()
-        tried: list[INode] = []
-        while candidates:
+        tried: list[Member[INode]] = []
+        uplinks: list[INode] = []
+        while (member := group.pick(self.address, clock.seconds(), tried)) is not None:
             # What is left is shared out, so that one node that hangs leaves time for the next.
-            patience = max(0.0, end - self._clock.seconds()) / len(candidates)
-            node = candidates.pop(0)
-            tried.append(node)
-            self._node = node.name
+            patience = max(0.0, end - clock.seconds()) / max(1, group.left(tried))
+            node = member.target
+            tried.append(member)
+            uplinks.append(node)
+            self._member, self._node = member, node.name
             try:
-                return await meet(
+                channel = await meet(
                     node,
                     self.offer.tls_channel,
                     self.address,
                     self._start,
-                    self._clock,
-                    self._clock.seconds() + patience,
+                    clock,
+                    clock.seconds() + patience,
                 )
             except Refusal as error:
                 refusal = error
-            # A node may have come meanwhile: a newer uplink, in the place of the one just tried.
-            known = (*tried, *candidates)
-            candidates += [node for node in self._listener.nodes if node not in known]
+                self._release()
+                if not self._over:
+                    self._note_failure(group, member, error)
+                # A newer uplink may have come meanwhile, in the place of the one just tried.
+                tried = [each for each in tried if each.target in uplinks]
+                group = self._listener.group
+            else:
+                group.worked(member, self.address, clock.seconds())
+                return channel
         raise refusal
+
+    def _note_failure(self, group: Group[INode], member: Member[INode], error: Refusal) -> None:
+        if isinstance(error, TooMany):
+            # Its caps are no fault of its.
+            return
+        costly = isinstance(error, TooSlow | Stopping)
+        if group.failed(member, self._clock.seconds(), costly=costly):
+            self.log.warn(
+                "node passed over for a while: node={node} service={service} reason={reason!r}",
+                node=member.name,
+                service=self.offer.name,
+                reason=error.meaning,
+            )
+
+    def _release(self) -> None:
+        """This session is none of the node's that it was counted for."""
+        member, self._member = self._member, None
+        if member is not None:
+            self._listener.group.release(member)
 
     def _start(self, patience_s: float) -> SessionStart:
         return SessionStart(
@@ -137,6 +166,7 @@ class FrontSession:
         self._listener.tally.refused += 1
         phase = Phase.OPEN if self._node else Phase.ADMIT
         outcome = Outcome(refusal.cause, phase, refusal.meaning)
+        self._release()
         throttle = self._desk.refused
         if phase is Phase.OPEN:
             self._log_end(outcome)
@@ -155,6 +185,7 @@ class FrontSession:
 
     def _finish(self, outcome: Outcome) -> None:
         self._over = True
+        self._release()
         if self.relay is not None:
             tally = self._listener.tally
             tally.bytes_in += self.relay.bytes_in

@@ -16,11 +16,12 @@ from relaygate import __version__
 from relaygate.addresses import HostPort
 from relaygate.admin import AdminCommands, AdminPort
 from relaygate.admission import Caps
+from relaygate.backends import Backends
 from relaygate.backsession import BackSession, Service
-from relaygate.balance import BALANCES
+from relaygate.balance import Group, Member, Persistence
 from relaygate.changes import Changes, compare, differing
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
-from relaygate.config import FTPConfig, GatewayConfig, InternalConfig, ServiceConfig
+from relaygate.config import BackendConfig, FTPConfig, GatewayConfig, InternalConfig, ServiceConfig
 from relaygate.errors import Stopping
 from relaygate.ftprelay import FTPSettings
 from relaygate.gatewaylink import GatewayLink
@@ -224,13 +225,32 @@ def _service(config: ServiceConfig, reactor: Any) -> Service:
     return Service(
         config.name,
         config.protocol,
-        config.backends,
-        BALANCES[config.balance](),
+        Backends(config.name, _group(config), reactor),
         Caps(config.max_sessions, config.max_sessions_per_address),
         config.idle_timeout_s,
         _ftp(config, config.ftp, reactor) if config.ftp else None,
         config.backend_tls.name,
     )
+
+
+def _group(config: ServiceConfig) -> Group[HostPort]:
+    persistence = config.persistence
+    source = persistence is not None and persistence.by == "source"
+    group: Group[HostPort] = Group(
+        config.balance, Persistence(persistence.ttl_s) if persistence and source else None
+    )
+    for rank, backend in enumerate(config.backends):
+        more = backend if isinstance(backend, BackendConfig) else None
+        group.members.append(
+            Member(
+                HostPort(backend.host, backend.port),
+                f"{HostPort(backend.host, backend.port)}",
+                weight=more.weight if more else 1,
+                backup=more.backup if more else False,
+                rank=rank,
+            )
+        )
+    return group
 
 
 def _ftp(service: ServiceConfig, ftp: FTPConfig, reactor: Any) -> FTPSettings:
@@ -270,4 +290,6 @@ def _declared(config: ServiceConfig) -> dict[str, Any]:
         "tls_channel": config.tls_channel,
         "max_sessions": config.max_sessions,
         "max_sessions_per_address": config.max_sessions_per_address,
+        "balance": config.node_balance,
+        "persistence": int(config.persistence.ttl_s) if config.persistence else 0,
     }

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 
 from relaygate.addresses import HostPort, ListenRule
 from relaygate.admission import Caps, Counted, Tally
-from relaygate.balance import RoundRobin
+from relaygate.balance import RULES, Group, Member, Persistence
 from relaygate.pool import PooledChannel
 
 # Those whose sessions have data connections beside the one that the client opens.
@@ -37,6 +37,8 @@ class Offer:
     tls_channel: bool
     max_sessions: int
     max_sessions_per_address: int
+    balance: str = "round-robin"
+    persistence: int = 0
 
     @property
     def caps(self) -> Caps:
@@ -54,23 +56,52 @@ class INode(Protocol):
 
 
 class Listener:
-    """One listening socket, the offer that it serves, and the nodes that stand behind it."""
+    """
+    One listening socket, the offer that it serves, and the nodes that stand behind it.
+
+    :attr:`group` picks the node for each session.  A node that goes and comes back is the same
+    member: sessions of its that ran on are counted still.
+    """
 
     def __init__(self, offer: Offer) -> None:
         self.offer = offer
-        self.nodes: list[INode] = []
-        self.balance = RoundRobin()
+        self.group: Group[INode] = _group(offer)
+        # By name, also those that have gone; they are as many as the DMZ's file has nodes.
+        self._members: dict[str, Member[INode]] = {}
         self.sessions = Counted(offer.caps)
         self.tally = Tally()
         self.port: IListeningPort | None = None
 
-    def candidates(self) -> list[INode]:
-        """The nodes to try for one session, in order."""
-        return self.balance.order(self.nodes)
+    @property
+    def nodes(self) -> list[INode]:
+        """The nodes that offer it."""
+        return [member.target for member in self.group.members]
+
+    def join(self, node: INode) -> None:
+        """*node* offers it, too."""
+        member = self._members.setdefault(node.name, Member(node, node.name))
+        member.target = node
+        # Whatever it was before, it has just come.
+        member.health.worked()
+        self.group.members.append(member)
+
+    def part(self, node: INode) -> None:
+        """*node* offers it no longer."""
+        self.group.members = [each for each in self.group.members if each.target is not node]
+
+    def replace(self, older: INode, newer: INode) -> None:
+        """*newer* stands in *older*'s place, if it has one here."""
+        for member in self.group.members:
+            if member.target is older:
+                member.target = newer
+                member.health.worked()
 
     def change(self, offer: Offer) -> None:
         """Serve *offer* from now on; sessions that run keep what they began with."""
-        self.offer = offer
+        group = _group(offer)
+        group.members = self.group.members
+        group.take_over(self.group)
+        self.offer, self.group = offer, group
         self.sessions.caps = offer.caps
 
     def difference(self, offer: Offer) -> str | None:
@@ -79,6 +110,10 @@ class Listener:
             if getattr(self.offer, field.name) != getattr(offer, field.name):
                 return field.name
         return None
+
+
+def _group(offer: Offer) -> Group[INode]:
+    return Group(offer.balance, Persistence(offer.persistence) if offer.persistence else None)
 
 
 class Listeners:
@@ -139,6 +174,8 @@ class Listeners:
     def _forbidden(self, offer: Offer, wanted: dict[HostPort, Offer]) -> str | None:
         if offer.protocol not in PROTOCOLS:
             return f"this DMZ node does not know the protocol {offer.protocol!r}"
+        if offer.balance not in RULES:
+            return f"this DMZ node does not know the balance {offer.balance!r}"
         if not self._permits(offer):
             return f"the DMZ's policy.listen does not permit {offer.listen}"
         if offer.listen in wanted:
@@ -158,7 +195,7 @@ class Listeners:
                 return f"{differs} is not the same as that of node {others[0]!r}"
             listener.change(offer)
         if node not in listener.nodes:
-            listener.nodes.append(node)
+            listener.join(node)
         return None
 
     def _open(self, node: INode, offer: Offer) -> str | None:
@@ -167,7 +204,7 @@ class Listeners:
             listener.port = self._bind(listener)
         except CannotListenError as error:
             return f"cannot listen on {offer.listen}: {error.socketError}"
-        listener.nodes.append(node)
+        listener.join(node)
         self._by_address[offer.listen] = listener
         self._note("listener open", listener, node)
         return None
@@ -178,7 +215,7 @@ class Listeners:
     def replace(self, older: INode, newer: INode) -> None:
         """*newer* stands in *older*'s place from now on."""
         for listener in self._by_address.values():
-            listener.nodes = [newer if node is older else node for node in listener.nodes]
+            listener.replace(older, newer)
 
     def withdraw(self, node: INode) -> None:
         """*node* is gone: listeners that only it served close."""
@@ -193,7 +230,7 @@ class Listeners:
                 self._leave(listener, node)
 
     def _leave(self, listener: Listener, node: INode) -> None:
-        listener.nodes.remove(node)
+        listener.part(node)
         if not listener.nodes:
             del self._by_address[listener.offer.listen]
             if listener.port is not None:

@@ -26,7 +26,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from relaygate.balance import Turns
 from relaygate.legs import Leg
 from relaygate.protocols.preamble import (
     MessageReader,
@@ -36,6 +35,7 @@ from relaygate.protocols.preamble import (
     TransferStart,
     seal,
 )
+from relaygate.turns import Turns
 
 # However many a node brings, no more than this are kept.
 MAX_IDLE = 2048

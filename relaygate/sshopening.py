@@ -27,11 +27,15 @@ IDENTIFICATION_LIMIT_S = 30.0
 
 
 class NotOpened(Exception):
-    """One side did not identify itself; both legs are gone.  *outcome* says which and why."""
+    """
+    One side did not identify itself; both legs are gone.  *outcome* says which and why, and
+    *server_is_silent* whether it was the server, whatever the client did.
+    """
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: Outcome, server_is_silent: bool) -> None:
         super().__init__(str(outcome))
         self.outcome = outcome
+        self.server_is_silent = server_is_silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,4 +145,6 @@ class SSHOpening:
             self._limit.cancel()
         self._outer.abortConnection()
         self._inner.abortConnection()
-        self.done.errback(NotOpened(Outcome(cause, Phase.OPEN, detail)))
+        # A server speaks first: that it has not is nothing that a client could have brought about.
+        silent = cause is not Cause.CLIENT and self._server.reader.identification is None
+        self.done.errback(NotOpened(Outcome(cause, Phase.OPEN, detail), silent))

@@ -114,5 +114,5 @@ def _service(service: Service, moved: Mapping[str, tuple[int, int]]) -> dict[str
         "refused": tally.refused,
         "bytes_in": tally.bytes_in + into,
         "bytes_out": tally.bytes_out + out,
-        "backends": [{"address": str(backend)} for backend in service.backends],
+        "backends": service.backends.state(),
     }

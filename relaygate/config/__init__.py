@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from relaygate.config.balancing import BackendConfig, PersistenceConfig
 from relaygate.config.dmz import DMZConfig, build_dmz
 from relaygate.config.ftp import BackendTLSConfig, FTPConfig, KeyFiles
 from relaygate.config.internal import (
@@ -21,6 +22,7 @@ from relaygate.config.schema import ConfigError, Problem, printable, read_toml
 from relaygate.config.shared import IdentityFiles, LogConfig
 
 __all__ = [
+    "BackendConfig",
     "BackendTLSConfig",
     "ConfigError",
     "DMZConfig",
@@ -30,6 +32,7 @@ __all__ = [
     "InternalConfig",
     "KeyFiles",
     "LogConfig",
+    "PersistenceConfig",
     "Problem",
     "ServiceConfig",
     "load",

@@ -7,6 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from relaygate.addresses import HostPort, service_name
+from relaygate.config.balancing import (
+    BACKEND,
+    BALANCE,
+    PERSISTENCE,
+    PersistenceConfig,
+    Rule,
+    balancing_fields,
+    check_backends,
+)
 from relaygate.config.ftp import (
     BACKEND_TLS,
     FTP,
@@ -63,7 +72,9 @@ class ServiceConfig:
     protocol: Literal["ssh", "tcp", "tls", "ftp", "ftps"]
     listen: HostPort
     backends: tuple[HostPort, ...]
-    balance: Literal["round-robin", "failover"] = "round-robin"
+    balance: Rule = "round-robin"
+    node_balance: Rule = "round-robin"
+    persistence: PersistenceConfig | None = None
     channel: Literal["auto", "always", "never"] = "auto"
     max_sessions: int = 0
     max_sessions_per_address: int = 0
@@ -123,13 +134,22 @@ _GATEWAY = Table(
     )
 )
 
+
+def _check_service(reader: Reader, where: str, fields: dict[str, Any]) -> None:
+    """Note what is wrong between the keys of a service."""
+    check_ftp(reader, where, fields)
+    check_backends(reader, where, fields)
+
+
 _SERVICE = Table(
     (
         Key("name", _NAME, required=True),
         Key("protocol", choice("ssh", "tcp", "tls", *FTP_PROTOCOLS), required=True),
         Key("listen", LISTENER, required=True),
-        Key("backends", ListOf(TARGET, "backends", 64), required=True),
-        Key("balance", choice("round-robin", "failover")),
+        Key("backends", ListOf(BACKEND, "backends", 64), required=True),
+        Key("balance", BALANCE),
+        Key("node_balance", BALANCE),
+        Key("persistence", PERSISTENCE),
         Key("channel", choice("auto", "always", "never")),
         Key("max_sessions", integer(0, 1_000_000)),
         Key("max_sessions_per_address", integer(0, 1_000_000)),
@@ -138,7 +158,7 @@ _SERVICE = Table(
         Key("backend_tls", BACKEND_TLS),
         Key("ftp", FTP),
     ),
-    check_ftp,
+    _check_service,
 )
 
 
@@ -194,7 +214,10 @@ def build_internal(file: Path, values: dict[str, Any]) -> InternalConfig:
     return InternalConfig(
         identity=identity_from(fields["identity"], file.parent),
         gateways=tuple(GatewayConfig(**row) for row in fields["gateway"]),
-        services=tuple(ServiceConfig(**ftp_fields(row, file.parent)) for row in fields["service"]),
+        services=tuple(
+            ServiceConfig(**balancing_fields(ftp_fields(row, file.parent)))
+            for row in fields["service"]
+        ),
         log=log_from(fields["log"], file.parent),
         admin_socket=file.parent / fields["admin"]["socket"] if "admin" in fields else None,
     )

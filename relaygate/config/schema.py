@@ -132,7 +132,7 @@ class Value:
 class ListOf:
     """A list of one to *limit* values, all different, read as a tuple."""
 
-    item: Value
+    item: Node
     plural: str
     limit: int
 

@@ -16,7 +16,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from relaygate import errors
 from relaygate.admission import Caps, Counted, Throttle
 from relaygate.backoff import FullJitter
-from relaygate.balance import BALANCES, Failover, RoundRobin
 from relaygate.desk import Desk
 from relaygate.errors import REFUSALS, Refusal, refusal_for
 from relaygate.listeners import PROTOCOLS
@@ -113,29 +112,6 @@ class BackoffTests(SynchronousTestCase):
         self.assertEqual(jitter.next_wait(), 4.0)
         jitter.stood(FullJitter.STABLE_S)
         self.assertEqual(jitter.next_wait(), 0.5)
-
-
-class BalanceTests(SynchronousTestCase):
-    """Who is tried next."""
-
-    def test_round_robin(self) -> None:
-        """Each session begins one further, and each has all the others to go on with."""
-        balance = RoundRobin()
-        orders = ["".join(balance.order("abc")) for _ in range(4)]
-        self.assertEqual(orders, ["abc", "bca", "cab", "abc"])
-
-    def test_failover(self) -> None:
-        """The first is always tried first."""
-        balance = Failover()
-        self.assertEqual(["".join(balance.order("abc")) for _ in range(2)], ["abc", "abc"])
-
-    @given(st.lists(st.lists(st.integers(), max_size=5), max_size=8))
-    def test_nobody_is_left_out(self, rounds: list[list[int]]) -> None:
-        """However the candidates change, each session is offered all of them, once."""
-        for make in BALANCES.values():
-            balance = make()
-            for candidates in rounds:
-                self.assertCountEqual(balance.order(candidates), candidates)
 
 
 class Session:

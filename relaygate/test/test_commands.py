@@ -27,6 +27,8 @@ SERVICE = {
     "tls_channel": False,
     "max_sessions": 0,
     "max_sessions_per_address": 0,
+    "balance": "round-robin",
+    "persistence": 0,
 }
 
 
@@ -77,6 +79,8 @@ class ContractTests(SynchronousTestCase):
             "port": 65_535,
             "max_sessions": most,
             "max_sessions_per_address": most,
+            "balance": "least-sessions",
+            "persistence": most,
         }
         self.fits(commands.Declare.arguments, "services", longest)
 

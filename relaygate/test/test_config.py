@@ -274,6 +274,7 @@ class ExampleTests(SynchronousTestCase):
                     service.listen,
                     service.backends,
                     tls=service.tls,
+                    persistence=service.persistence,
                     backend_tls=service.backend_tls,
                     ftp=service.ftp,
                 ),

@@ -11,7 +11,7 @@ from typing import Final
 
 from twisted.trial.unittest import TestCase
 
-from relaygate.backsession import CONNECT_LIMIT_S
+from relaygate.backends import CONNECT_LIMIT_S
 from relaygate.errors import NoBackend
 from relaygate.test.gateway import (
     BACK_LIMIT_S,

@@ -188,10 +188,16 @@ class SharedTests(ListenersCase):
         self.listeners.declare(self.a, [offer()])
         self.listeners.declare(self.b, [offer()])
         (listener,) = self.listeners
-        tried = [[node.name for node in listener.candidates()] for _ in range(3)]
-        self.assertEqual(tried[0], tried[2])
-        self.assertEqual(sorted(tried[0]), ["node-a", "node-b"])
-        self.assertEqual(tried[0], list(reversed(tried[1])))
+        group = listener.group
+        served = []
+        for _ in range(4):
+            first = group.pick("192.0.2.1", 0.0)
+            assert first is not None
+            other = group.pick("192.0.2.1", 0.0, [first])
+            assert other is not None
+            self.assertIsNone(group.pick("192.0.2.1", 0.0, [first, other]))
+            served.append((first.name, other.name))
+        self.assertEqual(served, [("node-a", "node-b")] * 4)
 
     def test_differing_settings(self) -> None:
         """A node whose settings differ is refused and told which one, whichever it is."""
@@ -202,6 +208,8 @@ class SharedTests(ListenersCase):
             "tls_channel": True,
             "max_sessions": 5,
             "max_sessions_per_address": 5,
+            "balance": "source",
+            "persistence": 300,
         }
         for setting, value in others.items():
             changed = replace(offer(), **{setting: value})
