@@ -89,3 +89,26 @@ class Throttle:
         """How many were not logged since the last call."""
         count, self.suppressed = self.suppressed, 0
         return count
+
+
+class Allowance:
+    """
+    *at_once* of something without a wait, and *per_s* of it a second.
+
+    *seconds* is a clock's.  For what a peer that is let in may have done for it, so that one that
+    wants too much waits itself, and not those beside it.
+    """
+
+    def __init__(self, seconds: Callable[[], float], *, at_once: float, per_s: float) -> None:
+        self._seconds = seconds
+        self._at_once = at_once
+        self._per_s = per_s
+        self._since = seconds()
+        self._taken = 0.0
+
+    def take(self, amount: float) -> float:
+        """Take *amount*; for how many seconds no more is to be taken."""
+        now = self._seconds()
+        self._taken = max(0.0, self._taken - (now - self._since) * self._per_s) + amount
+        self._since = now
+        return max(0.0, (self._taken - self._at_once) / self._per_s)

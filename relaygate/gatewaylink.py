@@ -205,9 +205,7 @@ class GatewayLink(MultiService):
     def _note_no_report(self, error: UplinkFailed) -> None:
         self.log.debug("{gateway}: {error}", gateway=self.gateway_name, error=str(error))
 
-    def offer(
-        self, services: Sequence[dict[str, Any]], kinds: Collection[bool], pool: int
-    ) -> None:
+    def offer(self, services: Sequence[dict[str, Any]], kinds: Collection[bool], pool: int) -> None:
         """Offer *services* from now on, with *pool* channels of *kinds*; as the constructor has
         them.
         """

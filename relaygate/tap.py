@@ -138,9 +138,7 @@ class Reloader(Generic[C]):
 
     log = Logger()
 
-    def __init__(
-        self, load: Callable[[], C], keeper: Keeper[Identity], node: INode[C]
-    ) -> None:
+    def __init__(self, load: Callable[[], C], keeper: Keeper[Identity], node: INode[C]) -> None:
         self._load = load
         self._keeper = keeper
         self._node = node

@@ -15,7 +15,12 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, TimeoutError, fail, maybeDeferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -24,6 +29,7 @@ from twisted.python.failure import Failure
 from zope.interface import Interface
 
 from relaygate import commands
+from relaygate.admission import Allowance
 
 ASK_DEADLINE_S = 10.0
 PING_INTERVAL_S = 5.0
@@ -37,6 +43,15 @@ LEAVE_LIMIT_S = 2.0
 MAX_KEYS = 32
 # Answers that the other node does not read: far more than ever wait at once.
 MAX_UNSENT_BYTES = 1024 * 1024
+# What an uplink may have done for it, in boxes: the largest wish at once, and then so many a second
+# as leave most of a core to the sessions. One that wants more is not read for a while.
+BOXES_AT_ONCE = 16_384.0
+BOXES_PER_S = 4_096.0
+# A box of so many bytes is as much work as two, and a listener that is opened as much as so many.
+BOX_BYTES = 150
+SERVICE_BOXES = 10
+# Seconds for which it is not read at the most: whether it is gone is seen only by reading.
+LONGEST_PAUSE_S = 1.0
 
 _REFUSED: tuple[type[Exception], ...] = (amp.AmpError, *commands.ERRORS)
 
@@ -127,6 +142,9 @@ class Uplink(amp.AMP):
         self._silent_pings = 0
         self._reason = ""
         self._leaving: IDelayedCall | None = None
+        self._allowance = Allowance(clock.seconds, at_once=BOXES_AT_ONCE, per_s=BOXES_PER_S)
+        self._work = 0.0
+        self._paused: IDelayedCall | None = None
         self.greeted = False
 
     # -- asking ---------------------------------------------------------------------------------
@@ -227,6 +245,24 @@ class Uplink(amp.AMP):
         transport = self.transport
         if transport is not None and getattr(transport, "unsent", 0) > MAX_UNSENT_BYTES:
             self.end("the other node does not read its answers")
+        self._pace(len(data) / BOX_BYTES)
+
+    def _pace(self, work: float) -> None:
+        """What was heard was *work*, beside what it brought about; too much of it has a pause."""
+        work, self._work = work + self._work, 0.0
+        wait = self._allowance.take(work)
+        if wait and self._paused is None and self.transport is not None:
+            cast(IPushProducer, self.transport).pauseProducing()
+            self._paused = self._clock.callLater(min(wait, LONGEST_PAUSE_S), self._read_on)
+
+    def _read_on(self) -> None:
+        self._paused = None
+        cast(IPushProducer, self.transport).resumeProducing()
+
+    def ampBoxReceived(self, box: amp.AmpBox) -> None:
+        """See :class:`twisted.protocols.amp.IBoxReceiver`; counts it."""
+        self._work += 1
+        super().ampBoxReceived(box)
 
     def proto_value(self, string: bytes) -> str:
         """A box that does not end is no box of ours."""
@@ -239,8 +275,9 @@ class Uplink(amp.AMP):
         """See :class:`twisted.internet.interfaces.IProtocol`."""
         if self._pings.running:
             self._pings.stop()
-        if self._leaving is not None and self._leaving.active():
-            self._leaving.cancel()
+        for call in (self._leaving, self._paused):
+            if call is not None and call.active():
+                call.cancel()
         super().connectionLost(reason)
         self._role.uplink_lost(self, self._reason or reason.getErrorMessage())
 
@@ -270,6 +307,7 @@ class Uplink(amp.AMP):
 
     @commands.Declare.responder
     def _declare(self, page: int, last: bool, services: list[dict[str, Any]]) -> dict[str, Any]:
+        self._work += SERVICE_BOXES * len(services)
         return {"refused": self._dmz_end().declare(self, page, last, services)}
 
     @commands.OpenChannels.responder

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate import errors
-from relaygate.admission import Caps, Counted, Throttle
+from relaygate.admission import Allowance, Caps, Counted, Throttle
 from relaygate.backoff import FullJitter
 from relaygate.desk import Desk
 from relaygate.errors import REFUSALS, Refusal, refusal_for
@@ -69,6 +69,23 @@ class CountedTests(SynchronousTestCase):
             self.assertEqual(counted.has_room(address), room)
         present = {address for address, count in expected.items() if count}
         self.assertEqual(set(counted._by_address), present)
+
+
+class AllowanceTests(SynchronousTestCase):
+    """Work that a peer may have done for it."""
+
+    def test_waits(self) -> None:
+        """A stock is there at once and grows again with time; what is beyond it is waited for."""
+        clock = Clock()
+        allowance = Allowance(clock.seconds, at_once=100.0, per_s=10.0)
+        self.assertEqual(allowance.take(100.0), 0.0)
+        self.assertEqual(allowance.take(20.0), 2.0)
+        clock.advance(2.0)
+        self.assertEqual(allowance.take(0.0), 0.0)
+        self.assertEqual(allowance.take(1.0), 0.1)
+        clock.advance(3600.0)
+        # It does not grow beyond what it was.
+        self.assertEqual(allowance.take(110.0), 1.0)
 
 
 class ThrottleTests(SynchronousTestCase):

@@ -12,9 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate import commands
 from relaygate.test.test_commands import SERVICE
-from relaygate.test.wire import UplinkPair, boxes, lines, logged
+from relaygate.test.wire import UplinkPair, box, boxes, lines, logged
 from relaygate.uplink import (
+    BOXES_AT_ONCE,
+    BOXES_PER_S,
     LEAVE_LIMIT_S,
+    LONGEST_PAUSE_S,
     MAX_UNSENT_BYTES,
     PING_INTERVAL_S,
     SILENCE_LIMIT_S,
@@ -363,6 +366,37 @@ class TimeTests(PairCase):
         self.pair.dmz_leg.unsent = MAX_UNSENT_BYTES + 1
         self.pair.dmz.dataReceived(ping)
         self.assertTrue(self.pair.dmz_leg.aborted)
+
+    def test_peer_that_asks_too_much(self) -> None:
+        """A peer that asks on and on is not read for a while, each time, and never for long."""
+        self.greet()
+        ping = box(b"Ping")
+        heard = 0.0
+        for _ in range(100):
+            while self.pair.dmz_leg.reading and heard < 2 * (BOXES_AT_ONCE + 100 * BOXES_PER_S):
+                self.pair.dmz.dataReceived(ping * 100)
+                heard += 100
+                self.pair.dmz_leg.take()
+            self.assertFalse(self.pair.dmz_leg.reading)
+            self.clock.advance(LONGEST_PAUSE_S)
+            self.assertTrue(self.pair.dmz_leg.reading)
+        self.assertLess(heard, BOXES_AT_ONCE + 101 * BOXES_PER_S)
+        self.assert_works()
+
+    def test_large_wish_has_no_pause(self) -> None:
+        """The largest wish that a node can have is heard at once; one after the other is not."""
+        self.greet()
+        page = SAMPLES[commands.Declare]["services"] * commands.SERVICES_PER_PAGE
+        for number in range(commands.MAX_PAGES):
+            wish = {"page": number, "last": number == commands.MAX_PAGES - 1, "services": page}
+            self.successResultOf(self.pair.ask(self.pair.internal, commands.Declare, **wish))
+        self.assertTrue(self.pair.dmz_leg.reading)
+        for number in range(commands.MAX_PAGES):
+            wish = {"page": number, "last": number == commands.MAX_PAGES - 1, "services": page}
+            self.successResultOf(self.pair.ask(self.pair.internal, commands.Declare, **wish))
+        self.assertFalse(self.pair.dmz_leg.reading)
+        self.pair.dmz_leg.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_end_before_it_began(self) -> None:
         """Ending an uplink twice, or one that was never connected, does no harm."""

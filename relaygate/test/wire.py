@@ -83,6 +83,9 @@ class MemoryLeg:
     def startReading(self) -> None:
         self.reading = True
 
+    pauseProducing = stopReading
+    resumeProducing = startReading
+
     def peek_first(self) -> None:
         self.peeking = True
 
