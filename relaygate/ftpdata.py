@@ -1,10 +1,10 @@
 """
 The data connections of an FTP session, performed: what the session asks for as effects.
 
-A transfer has two legs.  The client's comes through the DMZ node, which opened a port for it or
-dialled it (:mod:`relaygate.dataway`); the backend's is dialled, or comes to a port of ours.  They
-are found independently of each other, wait unread, are secured where they are to be, and joined by
-a :class:`relaygate.relay.Relay`; no byte of a file passes through FTP's code.
+A transfer has two legs, the client's and the backend's, each with a way of its own
+(:mod:`relaygate.ftpways`).  They are found independently of each other, wait unread, are secured
+where they are to be, and joined by a :class:`relaygate.relay.Relay`; no byte of a file passes
+through FTP's code.
 
 When is a transfer over?  The backend's word for it (226) travels another way than the bytes do,
 and clients that hear it early stop reading.  So the session is told
@@ -22,24 +22,21 @@ from __future__ import annotations
 import fcntl
 import struct
 import termios
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IDelayedCall
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from relaygate.addresses import HostPort
-from relaygate.dataway import DataWay, Transfer, TransferFailed
-from relaygate.dial import DialFailed, dial
+from relaygate.dataway import TransferFailed
+from relaygate.dial import DialFailed
+from relaygate.ftpways import Arrival, Way
 from relaygate.handshake import HandshakeFailed, shake_hands
-from relaygate.legport import LegPort, WaitingLeg
 from relaygate.legs import Leg
 from relaygate.outcome import Cause, Outcome
 from relaygate.pipes import PipeShelf
@@ -50,9 +47,6 @@ from relaygate.relay import Relay
 from relaygate.servicetls import BackendTLS, SessionTLS, demand_same_peer
 from relaygate.tls import PeerNotAllowed
 
-BACKEND_DIAL_LIMIT_S = 15.0
-# Seconds that a port of ours waits for the backend.
-BACKEND_LISTEN_LIMIT_S = 60.0
 # Seconds for the client to close a download that it has, since its kernel had the last byte.
 CLOSE_LIMIT_S = 1.0
 DRAIN_LOOK_S = 0.05
@@ -74,21 +68,18 @@ class DataPaths:
     """
     What the transfers of one session share.
 
-    *control* is the backend's control leg, and *control_session* the TLS session of it that data
-    connections resume; *kind* says which kind of channel carries a client's connection that is
-    protected by TLS of its own, or is not; *shown* gives the address that clients are told.
+    *client* and *backend* are the ways of their data connections.  *control* is the backend's
+    control leg, and *control_session* the TLS session of it that data connections resume;
+    *backend_protected* says whether they are protected at all.
     """
 
     reactor: Any
     shelf: PipeShelf
-    dataway: DataWay
     session: str
+    client: Way
+    backend: Way
+    backend_protected: bool
     control: Leg
-    kind: Callable[[bool], bool]
-    shown: Callable[[], Deferred[str]]
-    ports: tuple[int, int]
-    peers: Sequence[str]
-    source_port: int
     client_tls: SessionTLS | None
     resume: str
     lenient: bool
@@ -109,12 +100,11 @@ class FTPData:
         self._paths = paths
         self._session = session
         self._feed = feed
-        self._transfer: Transfer | None = None
+        self._arrivals: list[Arrival] = []
         self._client: Deferred[Leg] = Deferred()
         self._backend: Deferred[Leg] = Deferred()
         self._legs: list[Leg] = []
         self._client_leg: Leg | None = None
-        self._port: LegPort | None = None
         self._works: set[Deferred[None]] = set()
         self._timer: IDelayedCall | None = None
         self._direction = Direction.UNKNOWN
@@ -133,31 +123,25 @@ class FTPData:
 
     def open_passive(self, protected: bool) -> None:
         """See :class:`relaygate.protocols.ftpeffects.OpenPassive`."""
-        self._work(self._open_passive(protected))
+        opened = self._session.passive_opened
+        self._work(self._listen(self._paths.client, self._client, protected, opened))
 
     def dial_active(self, port: int, protected: bool) -> None:
         """See :class:`relaygate.protocols.ftpeffects.DialActive`."""
-        self._work(self._dial_active(port, protected))
+        dialled = self._session.active_dialled
+        self._work(self._dial(self._paths.client, self._client, port, protected, dialled))
 
     def dial_backend(self, port: int) -> None:
         """See :class:`relaygate.protocols.ftpeffects.DialBackendData`."""
-        self._work(self._dial_backend(port))
+        paths, ready = self._paths, self._session.backend_data_ready
+        protected = paths.backend_protected
+        self._work(self._dial(paths.backend, self._backend, port, protected, ready))
 
     def listen_backend(self) -> None:
         """See :class:`relaygate.protocols.ftpeffects.ListenBackendData`."""
-        paths = self._paths
-        host, peer = paths.control.getHost().host, paths.control.getPeer().host
-        port = LegPort(host, 0, _Awaiting(peer, self._backend_came), paths.reactor)
-        port.transport = WaitingLeg
-        try:
-            port.startListening()
-        except CannotListenError as error:
-            self._fail(_FAULT, str(error))
-            return
-        self._port = port
-        late = "the backend has not come"
-        self._timer = paths.reactor.callLater(BACKEND_LISTEN_LIMIT_S, self._fail, _FAULT, late)
-        self._tell(self._session.backend_listening, host, port.getHost().port)
+        paths, listening = self._paths, self._session.backend_listening
+        protected = paths.backend_protected
+        self._work(self._listen(paths.backend, self._backend, protected, listening))
 
     def start(self, direction: Direction, client_protected: bool, backend_protected: bool) -> None:
         """See :class:`relaygate.protocols.ftpeffects.StartData`."""
@@ -172,11 +156,8 @@ class FTPData:
         self._closed = True
         for work in list(self._works):
             work.cancel()
-        if self._port is not None:
-            self._port.stopListening()
-            self._port = None
-        if self._transfer is not None:
-            self._transfer.withdraw()
+        for arrival in self._arrivals:
+            arrival.withdraw()
         if self.relay is None:
             self._stop_timer()
             for leg in self._legs:
@@ -216,40 +197,30 @@ class FTPData:
         )
         self._tell(self._session.data_failed, reply)
 
-    async def _open_passive(self, protected: bool) -> None:
-        paths = self._paths
-        host = await paths.shown()
-        kind = paths.kind(protected)
-        transfer = await paths.dataway.offer_passive(paths.session, paths.ports, paths.peers, kind)
-        self._expect(transfer)
-        self._tell(self._session.passive_opened, host, transfer.port)
+    async def _listen(
+        self, way: Way, side: Deferred[Leg], protected: bool, say: Callable[..., list[Effect]]
+    ) -> None:
+        opened = await way.listen(protected)
+        self._expect(opened.arrival, side)
+        self._tell(say, opened.host, opened.port)
 
-    async def _dial_active(self, port: int, protected: bool) -> None:
-        paths = self._paths
-        kind = paths.kind(protected)
-        self._expect(await paths.dataway.dial_active(paths.session, port, paths.source_port, kind))
-        self._tell(self._session.active_dialled)
+    async def _dial(
+        self,
+        way: Way,
+        side: Deferred[Leg],
+        port: int,
+        protected: bool,
+        say: Callable[..., list[Effect]],
+    ) -> None:
+        self._expect(await way.dial(port, protected), side)
+        self._tell(say)
 
-    def _expect(self, transfer: Transfer) -> None:
+    def _expect(self, arrival: Arrival, side: Deferred[Leg]) -> None:
+        arrival.arrived.addCallbacks(partial(self._came, side), self._broken)
         if self._closed:
-            transfer.withdraw()
-            return
-        self._transfer = transfer
-        transfer.arrived.addCallbacks(partial(self._came, self._client), self._broken)
-
-    async def _dial_backend(self, port: int) -> None:
-        # Where the control connection goes, whatever the backend says (Requirement 17).
-        address = HostPort(self._paths.control.getPeer().host, port)
-        leg = await dial(self._paths.reactor, address, BACKEND_DIAL_LIMIT_S)
-        self._came(self._backend, leg)
-        self._tell(self._session.backend_data_ready)
-
-    def _backend_came(self, leg: Leg) -> None:
-        self._stop_timer()
-        if self._port is not None:
-            self._port.stopListening()
-            self._port = None
-        self._came(self._backend, leg)
+            arrival.withdraw()
+        else:
+            self._arrivals.append(arrival)
 
     def _came(self, side: Deferred[Leg], leg: Leg) -> None:
         leg.abort_by_default()
@@ -369,35 +340,6 @@ class FTPData:
 
 class _NotResumed(HandshakeFailed):
     """The client's data connection might be anybody's."""
-
-
-class _Awaiting(Factory):
-    """Lets one connection in, from *peer* alone."""
-
-    noisy = False
-
-    def __init__(self, peer: str, came: Callable[[Leg], None]) -> None:
-        self._peer = peer
-        self._came: Callable[[Leg], None] | None = came
-
-    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
-        came = self._came
-        if came is None or getattr(addr, "host", None) != self._peer:
-            return None
-        self._came = None
-        return _Came(came)
-
-
-class _Came(Protocol):
-    """The protocol of a backend's data connection until it is part of a relay."""
-
-    def __init__(self, came: Callable[[Leg], None]) -> None:
-        self._came = came
-
-    def connectionMade(self) -> None:
-        """See :class:`twisted.internet.interfaces.IProtocol`."""
-        self._came(cast(Leg, self.transport))
 
 
 def _queued(leg: Leg) -> int:

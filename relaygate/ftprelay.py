@@ -21,12 +21,14 @@ from twisted.logger import Logger
 from relaygate.dataway import DataWay
 from relaygate.ftpcontrol import ControlEnd, Event
 from relaygate.ftpdata import DataPaths, FTPData
+from relaygate.ftpways import Direct, ThroughGateway
 from relaygate.legs import Leg
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.parting import part
 from relaygate.pipes import PipeShelf
 from relaygate.protocols.ftp import Reply
 from relaygate.protocols.ftpalg import FTPSession
+from relaygate.protocols.ftpeffects import BackendTLS as PolicyTLS
 from relaygate.protocols.ftpeffects import (
     BounceRefused,
     CloseData,
@@ -95,6 +97,9 @@ class FTPRelay:
     used at all; *client* and *reached* are the addresses of the client and of
     what it reached, as the gateway has them; *done* is called once with the outcome, when both
     control connections are closed; *fields* stand in every line of the log.
+
+    With *turned* the client is near and the backend beyond the DMZ: *reached* is then the address
+    from which the DMZ node has dialled it.
     """
 
     log = Logger()
@@ -117,6 +122,8 @@ class FTPRelay:
         idle_timeout_s: float | None,
         done: Callable[[Outcome], None],
         fields: dict[str, object],
+        *,
+        turned: bool = False,
     ) -> None:
         self._reactor = reactor
         self._settings = settings
@@ -134,20 +141,28 @@ class FTPRelay:
         self._session = FTPSession(
             settings.policy,
             client,
-            hidden={inner.getHost().host, inner.getPeer().host},
+            # Who is near knows the near network, and a partner's addresses are no secret of ours.
+            hidden=() if turned else {inner.getHost().host, inner.getPeer().host},
             shown=reached if public is None else public,
         )
+        far = ThroughGateway(
+            dataway,
+            session,
+            settings.kind,
+            self._shown,
+            settings.ports,
+            settings.peers,
+            settings.source_port,
+        )
+        policy = settings.policy
         self._paths = DataPaths(
             reactor=reactor,
             shelf=shelf,
-            dataway=dataway,
             session=session,
+            client=Direct(reactor, outer) if turned else far,
+            backend=far if turned else Direct(reactor, inner),
+            backend_protected=policy.backend_data and policy.backend is not PolicyTLS.OFF,
             control=inner,
-            kind=settings.kind,
-            shown=self._shown,
-            ports=settings.ports,
-            peers=settings.peers,
-            source_port=settings.source_port,
             client_tls=self._client_tls,
             resume=settings.resume,
             lenient=settings.lenient,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from relaygate import ftpdata, ftprelay
+from relaygate import ftpdata, ftprelay, ftpways
 from relaygate.protocols.ftpeffects import Wait
 from relaygate.test.farend import Ending, payload
 from relaygate.test.ftpnodes import BACKEND, CLIENT, INSIDE, STRANGER, FTPCase
@@ -336,7 +336,7 @@ class EndTests(FTPCase):
 
     async def test_port_that_nobody_comes_to(self) -> None:
         """A backend that does not dial where it should ends in 425 (Requirement 8)."""
-        self.patch(ftpdata, "BACKEND_LISTEN_LIMIT_S", 0.2)
+        self.patch(ftpways, "LISTEN_LIMIT_S", 0.2)
         await self.begin(backend_mode="active")
         self.backend.answers[b"PORT"] = b"200 port"
         client, backend = await self.logged_in()

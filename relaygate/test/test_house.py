@@ -86,6 +86,7 @@ ORDER: Final = {
     "rendezvous": 365,
     "transfers": 368,
     "ftpcontrol": 365,
+    "ftpways": 363,
     "ftpdata": 365,
     "ftprelay": 368,
     "backends": 365,
