@@ -149,9 +149,7 @@ class Group(Generic[T]):
         picked.sessions += 1
         return picked
 
-    def _candidates(
-        self, now: float, tried: Container[Member[T]]
-    ) -> tuple[list[Member[T]], int]:
+    def _candidates(self, now: float, tried: Container[Member[T]]) -> tuple[list[Member[T]], int]:
         """Those of the best level that has any: up, up but backup, out, out and backup."""
         best: list[Member[T]] = []
         level = 4

@@ -15,6 +15,8 @@ from twisted.protocols import amp
 
 MAJOR = 1
 MINOR = 2
+# From this one on a DMZ node takes Connect and Await.
+MINOR_FORWARD = 2
 Fields = list[tuple[bytes, amp.Argument]]
 # ALPN names (RFC 7301): the protocol and its major version, for uplinks and for data channels.
 ALPN_UPLINK = f"relaygate/{MAJOR}".encode()
@@ -241,6 +243,58 @@ class DialActive(amp.Command):
     errors = ERRORS
 
 
+# Both ways out are answered so: 0 or a refusal's code, what may be said of it, and the address and
+# port of the DMZ node's own that the other side sees.
+_WAY_OUT: Fields = [
+    (b"code", Number(0, 255)),
+    (b"detail", Text(256)),
+    (b"own-host", Text(64)),
+    (b"own-port", Number(0, 65535)),
+]
+
+
+class Connect(amp.Command):
+    """
+    internal node -> DMZ node: dial ``port`` of ``host``, a name or an IP address, for a session.
+
+    The DMZ node resolves it, asks its policy, and dials one of the addresses that the policy was
+    asked about.  ``entry`` is for its log; ``data`` says that FTP data connections may follow, for
+    which the session is spoken of as a published one is; ``patience`` is in milliseconds.
+    """
+
+    arguments = [
+        *_TRANSFER,
+        (b"entry", Text(63)),
+        (b"host", Text(253)),
+        (b"port", Number(1, 65535)),
+        (b"data", Flag()),
+        (b"tls", Flag()),
+        (b"patience", Number(1, 60_000)),
+    ]
+    response = _WAY_OUT
+    errors = ERRORS
+
+
+class Await(amp.Command):
+    """
+    internal node -> DMZ node: listen for one connection of ``host``, and of nobody else.
+
+    A free port from ``first`` to ``last`` is opened, on the address from which the DMZ node would
+    dial ``host``.  Who has come is said on the data channel.
+    """
+
+    arguments = [
+        *_TRANSFER,
+        (b"entry", Text(63)),
+        (b"host", Text(253)),
+        (b"first", Number(1, 65535)),
+        (b"last", Number(1, 65535)),
+        (b"tls", Flag()),
+    ]
+    response = _WAY_OUT
+    errors = ERRORS
+
+
 class CloseTransfer(amp.Command):
     """
     internal node -> DMZ node: give back what a transfer still holds in the DMZ.
@@ -321,6 +375,8 @@ ALL: dict[bytes, type[amp.Command]] = {
         OpenChannels,
         OpenPassive,
         DialActive,
+        Connect,
+        Await,
         CloseTransfer,
         Report,
         Ping,

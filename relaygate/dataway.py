@@ -1,5 +1,6 @@
 """
-FTP data connections inside: asked for over an uplink, and arriving as data channels.
+Connections inside that the DMZ node was asked for: FTP data connections of published sessions, and
+all that goes out.  They are asked for over an uplink, and arrive as data channels.
 
 For each one the DMZ node is told a number, which comes back on the channel that carries the
 client's connection.  The reply on that channel is given as soon as it arrives, not when the
@@ -16,16 +17,20 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.protocols import amp
 
 from relaygate import commands
-from relaygate.errors import NoTransfer
+from relaygate.addresses import AddressError, HostPort, host_name
+from relaygate.errors import NoTransfer, Refusal, refusal_for
 from relaygate.legs import Leg
 from relaygate.protocols.preamble import SessionReply, TransferStart
 from relaygate.supply import SuppliedChannel
-from relaygate.uplink import Uplink, UplinkFailed
+from relaygate.uplink import ASK_DEADLINE_S, Uplink, UplinkFailed
 
 # The DMZ node listens for 60 seconds and brings a channel within 10.
 ARRIVAL_LIMIT_S = 75.0
+# Seconds for the DMZ node to reach a destination.
+CONNECT_LIMIT_S = 15.0
 # As the uplink's contract bounds the number.
 _NUMBERS = 2**31
 
@@ -40,11 +45,15 @@ class Transfer:
 
     :attr:`port` is what the DMZ node has opened for it (0: it dials), :attr:`arrived` fires once
     with the client's connection: a leg that is not read, aborts by default, and is the taker's to
-    end.  It fails with :class:`TransferFailed` if none comes, so take it up at once.
+    end.  It fails with :class:`TransferFailed` if none comes, so take it up at once.  On a way out
+    :attr:`host` and :attr:`port` are the DMZ node's own end, and :attr:`peer` is who has come to
+    it, where that was asked for.
     """
 
     def __init__(self, withdrawn: Callable[[Transfer], None], tls: bool) -> None:
+        self.host = ""
         self.port = 0
+        self.peer: tuple[str, int] | None = None
         self.tls = tls
         self.arrived: Deferred[Leg] = Deferred(lambda _: self.withdraw())
         self.limit: IDelayedCall | None = None
@@ -117,7 +126,7 @@ class DataWay:
         clear for what the client encrypts itself.  Raises :class:`TransferFailed`.
         """
 
-        async def ask(uplink: Uplink, number: int) -> int:
+        async def ask(uplink: Uplink, number: int) -> tuple[str, int]:
             answer = await uplink.ask(
                 commands.OpenPassive,
                 session=session,
@@ -131,7 +140,7 @@ class DataWay:
             assert isinstance(port, int)
             if not ports[0] <= port <= ports[1]:
                 raise UplinkFailed("the DMZ node opened a port that was not asked for")
-            return port
+            return "", port
 
         return await self._ask(session, tls, ask)
 
@@ -142,7 +151,7 @@ class DataWay:
         It has reached the client when this returns.  Raises :class:`TransferFailed`.
         """
 
-        async def ask(uplink: Uplink, number: int) -> int:
+        async def ask(uplink: Uplink, number: int) -> tuple[str, int]:
             await uplink.ask(
                 commands.DialActive,
                 session=session,
@@ -151,12 +160,72 @@ class DataWay:
                 source_port=source_port,
                 tls=tls,
             )
-            return 0
+            return "", 0
+
+        return await self._ask(session, tls, ask)
+
+    async def connect(
+        self, session: str, entry: str, destination: HostPort, *, data: bool, tls: bool
+    ) -> Transfer:
+        """
+        Have the DMZ node dial *destination* for *session*, which came to *entry*.
+
+        It has reached it when this returns; with *data* the session may have FTP data connections
+        then.  Raises :class:`TransferFailed`, or the :class:`relaygate.errors.Refusal` that the
+        DMZ node has answered.
+        """
+        return await self._go_out(
+            commands.Connect,
+            session,
+            tls,
+            entry=entry,
+            host=destination.host,
+            port=destination.port,
+            data=data,
+            patience=int(CONNECT_LIMIT_S * 1000),
+        )
+
+    async def await_peer(
+        self, session: str, entry: str, host: str, ports: tuple[int, int], tls: bool
+    ) -> Transfer:
+        """
+        Have the DMZ node listen on one of *ports* (first and last) for *host*, and nobody else.
+
+        Raises as :meth:`connect`.
+        """
+        return await self._go_out(
+            commands.Await,
+            session,
+            tls,
+            entry=entry,
+            host=host,
+            first=ports[0],
+            last=ports[1],
+        )
+
+    async def _go_out(
+        self, command: type[amp.Command], session: str, tls: bool, **wish: object
+    ) -> Transfer:
+        async def ask(uplink: Uplink, number: int) -> tuple[str, int]:
+            answer = await uplink.ask(
+                command,
+                session=session,
+                transfer=number,
+                tls=tls,
+                deadline_s=CONNECT_LIMIT_S + ASK_DEADLINE_S,
+                **wish,
+            )
+            if answer["code"]:
+                refusal = refusal_for(answer["code"])
+                refusal.detail = answer["detail"]
+                raise refusal
+            host_name(answer["own_host"])
+            return answer["own_host"], answer["own_port"]
 
         return await self._ask(session, tls, ask)
 
     async def _ask(
-        self, session: str, tls: bool, ask: Callable[[Uplink, int], Awaitable[int]]
+        self, session: str, tls: bool, ask: Callable[[Uplink, int], Awaitable[tuple[str, int]]]
     ) -> Transfer:
         uplink = self._uplink
         if uplink is None:
@@ -173,12 +242,12 @@ class DataWay:
         self._waiting[name] = transfer = Transfer(withdrawn, tls)
         transfer.limit = self._clock.callLater(ARRIVAL_LIMIT_S, self._expire, name)
         try:
-            transfer.port = await ask(uplink, name[1])
-        except (UplinkFailed, CancelledError) as error:
+            transfer.host, transfer.port = await ask(uplink, name[1])
+        except (UplinkFailed, CancelledError, Refusal, AddressError) as error:
             transfer.withdraw()
             # Nobody has seen it, so nobody waits for it.
             transfer.arrived.addErrback(lambda _: None)
-            if isinstance(error, CancelledError):
+            if isinstance(error, (CancelledError, Refusal)):
                 raise
             raise TransferFailed(str(error)) from None
         return transfer
@@ -202,4 +271,5 @@ class DataWay:
         leg.stopReading()
         leg.abort_by_default()
         channel.reply(SessionReply(0))
+        transfer.peer = start.peer
         transfer.bring(leg)

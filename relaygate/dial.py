@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections import deque
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, cast
+from itertools import zip_longest
+from typing import Any, cast
 
 from twisted.internet import tcp
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,6 +17,7 @@ from twisted.internet.defer import TimeoutError as NotInTime
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import DNSLookupError, TimeoutError, UserError
 from twisted.internet.interfaces import (
+    IDelayedCall,
     IReactorPluggableNameResolver,
     IReactorTCP,
     IReactorTime,
@@ -21,15 +26,24 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from zope.interface import implementer
 
+from relaygate.addresses import HostPort
 from relaygate.dialleg import DialledLeg, Unread
 from relaygate.legs import ClientLeg, Leg
 
-if TYPE_CHECKING:
-    from relaygate.addresses import HostPort
+# RFC 8305, section 5: how long one try is alone.
+NEXT_TRY_S = 0.25
 
 
 class DialFailed(Exception):
-    """The address was not reached; the text says why, in a few words."""
+    """
+    The address was not reached; the text says why, in a few words.
+
+    *number* is the kernel's word for it (errno), 0 where it has none.
+    """
+
+    def __init__(self, words: str, number: int = 0) -> None:
+        super().__init__(words)
+        self.number = number
 
 
 class _LegConnector(tcp.Connector):
@@ -118,10 +132,85 @@ async def dial(
     except CancelledError:
         raise
     except Exception as error:  # noqa: BLE001 - the resolver and the kernel raise what they like
-        raise DialFailed(error_words(error)) from None
+        raise DialFailed(error_words(error), _number(error)) from None
     # A process that is killed from here on must not look like one that had nothing to say.
     leg.abort_by_default()
     return leg
+
+
+async def dial_first(
+    reactor: Any,
+    addresses: Sequence[str],
+    port: int,
+    timeout_s: float,
+    sources: Mapping[int, str],
+) -> Leg:
+    """
+    A leg to *port* of the first of *addresses* (literals) that answers, within *timeout_s* seconds.
+
+    They are tried one after the other, the families in turn, each beside those that have not
+    answered for a moment (RFC 8305).  *sources* has the address to dial from, by IP version.
+    Raises :class:`DialFailed` as the first one has failed; cancelling gives all tries up.
+    """
+    end = reactor.seconds() + timeout_s
+    left = deque(_in_turn(addresses))
+    failures: list[DialFailed] = []
+    tries: set[Deferred[Leg]] = set()
+    won: Deferred[Leg] = Deferred()
+    pause: IDelayedCall | None = None
+
+    def begin() -> None:
+        nonlocal pause
+        pause = reactor.callLater(NEXT_TRY_S, begin) if len(left) > 1 else None
+        host = left.popleft()
+        source = sources.get(_version(host) or 0)
+        one = dial(
+            reactor, HostPort(host, port), end - reactor.seconds(), (source and (source, 0)) or None
+        )
+        trying = Deferred.fromCoroutine(one)
+        tries.add(trying)
+        trying.addBoth(ended, trying)
+
+    def ended(result: Any, trying: Deferred[Leg]) -> None:
+        tries.discard(trying)
+        if won.called:
+            if isinstance(result, Leg):
+                result.abortConnection()
+        elif isinstance(result, Leg):
+            won.callback(result)
+        elif result.check(DialFailed):
+            failures.append(result.value)
+            if left:
+                if pause is not None and pause.active():
+                    pause.cancel()
+                begin()
+            elif not tries:
+                won.errback(failures[0])
+        else:
+            won.errback(result)
+
+    begin()
+    try:
+        return await won
+    finally:
+        if pause is not None and pause.active():
+            pause.cancel()
+        for trying in list(tries):
+            trying.cancel()
+
+
+def _in_turn(addresses: Sequence[str]) -> list[str]:
+    """The addresses with their families in turn, IPv6 first (RFC 8305, section 4)."""
+    six = [host for host in addresses if _version(host) == 6]
+    four = [host for host in addresses if _version(host) == 4]
+    return [host for pair in zip_longest(six, four) for host in pair if host is not None]
+
+
+def _number(error: BaseException) -> int:
+    number = getattr(error, "osError", None) or getattr(error, "errno", None)
+    if isinstance(number, int) and number:
+        return number
+    return errno.ETIMEDOUT if isinstance(error, (TimeoutError, NotInTime, UserError)) else 0
 
 
 def error_words(error: BaseException | None) -> str:

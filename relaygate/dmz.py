@@ -20,6 +20,8 @@ from relaygate.changes import differing
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
 from relaygate.config import DMZConfig
 from relaygate.desk import Desk
+from relaygate.destinations import Destinations
+from relaygate.egress import Egress
 from relaygate.enrolled import NodeBook
 from relaygate.frontsession import Reception
 from relaygate.identity import Identity
@@ -58,7 +60,17 @@ class DMZNode(Service):
         self.listeners = Listeners(self._bind, config.listen)
         self._ports = PassivePorts(reactor, config.listen, secrets.SystemRandom().sample)
         self.transfers = Transfers(reactor, self._shelf, self._ports)
-        self.book = NodeBook(reactor, self.listeners, f"relaygate {__version__}", self.transfers)
+        self.egress = Egress(
+            reactor,
+            self._shelf,
+            Destinations(config.connect),
+            config.connect_from,
+            Caps(config.max_forwards, config.max_forwards_per_address),
+            self.transfers,
+            self._ports,
+        )
+        software = f"relaygate {__version__}"
+        self.book = NodeBook(reactor, self.listeners, software, self.transfers, self.egress)
         self.lobby = Lobby(self.book, reactor, lambda: self._context, config.nodes)
         self.book.figures = self.figures
         self._started_at = reactor.seconds()
@@ -74,6 +86,7 @@ class DMZNode(Service):
             "listeners": sum(1 for _ in self.listeners),
             "sessions": len(self.desk),
             "pending": self.desk.pending.total,
+            "outwards": len(self.egress),
         }
 
     def use_identity(self, identity: Identity) -> None:
@@ -119,6 +132,11 @@ class DMZNode(Service):
         )
         self.lobby.nodes = config.nodes
         self._ports.rules = config.listen
+        self.egress.use_policy(
+            Destinations(config.connect),
+            config.connect_from,
+            Caps(config.max_forwards, config.max_forwards_per_address),
+        )
         self.listeners.rules = config.listen
         self.book.check_again(config.nodes)
         return told
@@ -139,6 +157,7 @@ class DMZNode(Service):
         self.listeners.close()
         self.desk.abort_all(Cause.SHUTDOWN, "the DMZ node is shutting down")
         self.transfers.stop("the DMZ node is shutting down")
+        self.egress.stop("the DMZ node is shutting down")
         self._shelf.close()
         # What was aborted ends in a turn of the reactor, and leaves its line in the log.
         return deferLater(self._reactor, LAST_TURNS_S)

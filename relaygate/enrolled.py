@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from relaygate import commands
 from relaygate.addresses import AddressError, HostPort, service_name
+from relaygate.egress import Egress
 from relaygate.legs import Leg
 from relaygate.listeners import Listeners, Offer
 from relaygate.lobby import IHost
@@ -137,6 +138,22 @@ class EnrolledNode:
     def close_transfer(self, uplink: Uplink, session: str, transfer: int) -> None:
         """See :class:`relaygate.uplink.IDMZEnd`."""
         self._book.transfers.close(self, session, transfer)
+        if self._book.egress is not None:
+            self._book.egress.close(self, session, transfer)
+
+    async def connect(self, uplink: Uplink, **wish: Any) -> dict[str, Any]:
+        """See :class:`relaygate.uplink.IDMZEnd`."""
+        return await self._egress().connect(self, **wish)
+
+    async def await_peer(self, uplink: Uplink, **wish: Any) -> dict[str, Any]:
+        """See :class:`relaygate.uplink.IDMZEnd`."""
+        return await self._egress().await_peer(self, **wish)
+
+    def _egress(self) -> Egress:
+        self._demand_current()
+        if self._book.egress is None:
+            raise commands.NotPermitted("this DMZ node makes no connections outwards")
+        return self._book.egress
 
     def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
         """See :class:`relaygate.uplink.IDMZEnd`."""
@@ -217,6 +234,8 @@ class EnrolledNode:
 
     def _let_go(self) -> None:
         self._book.transfers.node_lost(self)
+        if self._book.egress is not None:
+            self._book.egress.node_lost(self)
         for pool in self._pools.values():
             pool.close()
 
@@ -248,9 +267,11 @@ class NodeBook:
         listeners: Listeners,
         software: str,
         transfers: Transfers,
+        egress: Egress | None = None,
     ) -> None:
         self.listeners = listeners
         self.transfers = transfers
+        self.egress = egress
         self.software = software
         self.draining = False
         # What a report says of the DMZ node as a whole: names and whole numbers.

@@ -4,7 +4,8 @@ Why a session is refused: one table.
 Each refusal is a class.  Its docstring is what an operator reads; ``code`` is what the nodes say to
 each other on a data channel; ``cause`` is the word that the session's last log line carries;
 ``ssh``, ``tls`` and ``ftp`` are the bytes that the client gets, in its own protocol, before the
-connection closes. None of them names an address, a backend or a node.
+connection closes; ``socks`` and ``proxy`` are the reply code (RFC 1928 section 6) and the HTTP
+status that a program gets from an entry. None of them names an address, a backend or a node.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ class Refusal(Exception):
     # RFC 959 section 5.4: a server that takes no session says 421 in the place of its greeting.
     ftp: ClassVar[bytes] = b"421 No server available, try again later.\r\n"
     tcp: ClassVar[bytes] = b""
+    socks: ClassVar[int] = 1
+    proxy: ClassVar[str] = "503 Service Unavailable"
+    # More about this very case, for the log.
+    detail = ""
 
     def words(self, protocol: str) -> bytes:
         """What a client of *protocol* (a service's) is told; empty where it has no words for it."""
@@ -93,9 +98,84 @@ class NoTransfer(Refusal):
     cause = Cause.CLIENT
 
 
+class NotAllowed(Refusal):
+    """The destination is not one of those that are allowed."""
+
+    code = 8
+    cause = Cause.POLICY
+    ftp = b"421 Refused by the gateway's policy.\r\n"
+    socks = 2
+    proxy = "403 Forbidden"
+
+
+class NoSuchName(Refusal):
+    """The DMZ node found no address for the destination's name."""
+
+    code = 9
+    cause = Cause.BACKEND
+    socks = 4
+    proxy = "502 Bad Gateway"
+
+
+class DestinationRefused(Refusal):
+    """The destination refused the connection."""
+
+    code = 10
+    cause = Cause.BACKEND
+    socks = 5
+    proxy = "502 Bad Gateway"
+
+
+class DestinationUnreachable(Refusal):
+    """The destination's host is not reached: no way leads there, or it says nothing."""
+
+    code = 11
+    cause = Cause.BACKEND
+    socks = 4
+    proxy = "504 Gateway Timeout"
+
+
+class NetworkUnreachable(Refusal):
+    """The DMZ node has no way to the destination's network."""
+
+    code = 12
+    cause = Cause.BACKEND
+    socks = 3
+    proxy = "502 Bad Gateway"
+
+
+class NoGateway(Refusal):
+    """No DMZ node that takes connections outwards could be asked."""
+
+    code = 13
+    cause = Cause.UPLINK
+
+
+class NobodyCame(Refusal):
+    """Nobody connected to the port that was opened for it in time."""
+
+    code = 14
+    cause = Cause.TIMEOUT
+    socks = 6
+    proxy = "504 Gateway Timeout"
+
+
+class NotGranted(Refusal):
+    """The program has not shown who it is: its user or password is wrong, or missing."""
+
+    code = 15
+    cause = Cause.POLICY
+    socks = 2
+    proxy = "407 Proxy Authentication Required"
+
+
 REFUSALS: dict[int, type[Refusal]] = {
     refusal.code: refusal
-    for refusal in (NoNode, UnknownService, NoBackend, TooSlow, TooMany, Stopping, NoTransfer)
+    for refusal in (
+        *(NoNode, UnknownService, NoBackend, TooSlow, TooMany, Stopping, NoTransfer),
+        *(NotAllowed, NoSuchName, DestinationRefused, DestinationUnreachable, NetworkUnreachable),
+        *(NoGateway, NobodyCame, NotGranted),
+    )
 }
 
 

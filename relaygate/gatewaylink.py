@@ -131,6 +131,7 @@ class GatewayLink(MultiService):
         self._backoff = FullJitter(random)
         self._stood_since = 0.0
         self._uplink: Uplink | None = None
+        self._minor = 0
         self._supply: ChannelSupply | None = None
         self.generation = 0
         # The services that the DMZ node has refused, and why.
@@ -218,6 +219,11 @@ class GatewayLink(MultiService):
         if declared:
             self._declare_again(uplink)
 
+    @property
+    def leads_out(self) -> bool:
+        """Whether connections outwards can be asked for there now."""
+        return self.up and self._minor >= commands.MINOR_FORWARD
+
     def _next_wait(self) -> float:
         wait = self._backoff.next_wait()
         if self._superseded:
@@ -252,6 +258,7 @@ class GatewayLink(MultiService):
         self._stood_since = self.reactor.seconds()
         self._uplink = uplink
         self.generation = answer["generation"]
+        self._minor = answer["minor"]
         self.log.info(
             "uplink open: gateway={gateway} address={address} generation={generation}"
             " software={software!r} key_exchange={key_exchange}",

@@ -23,6 +23,7 @@ from relaygate.changes import Changes, compare, differing
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
 from relaygate.config import BackendConfig, FTPConfig, GatewayConfig, InternalConfig, ServiceConfig
 from relaygate.errors import Stopping
+from relaygate.forwards import Forwards
 from relaygate.ftprelay import FTPSettings
 from relaygate.gatewaylink import GatewayLink
 from relaygate.identity import Identity
@@ -66,6 +67,10 @@ class InternalNode(MultiService):
         self.links: dict[str, GatewayLink] = {}
         for gateway in config.gateways:
             self._link(gateway)
+        self.forwards = Forwards(
+            config.forwards, lambda: list(self.links.values()), self._shelf, reactor
+        )
+        self.forwards.setServiceParent(self)
 
     @property
     def sessions(self) -> set[BackSession]:
@@ -90,11 +95,10 @@ class InternalNode(MultiService):
 
     def _wish(self) -> tuple[list[dict[str, Any]], set[bool]]:
         """What is declared to every gateway, and the kinds of channels that are kept ready."""
-        services = self._config.services
-        return (
-            [_declared(service) for service in services],
-            {kind for service in services for kind in service.channel_kinds},
-        )
+        services, forwards = self._config.services, self._config.forwards
+        kinds = {kind for service in services for kind in service.channel_kinds}
+        kinds |= {kind for forward in forwards for kind in forward.channel_kinds}
+        return [_declared(service) for service in services], kinds
 
     def _make(self, config: ServiceConfig) -> tuple[Service, Keeper[ServiceFiles] | None]:
         """
@@ -155,6 +159,7 @@ class InternalNode(MultiService):
             self._withdraw(name)
         for keeper in self._keepers.values():
             keeper.reload()
+        self.forwards.reload()
         for service, keeper_or_none in made:
             self._publish(service, keeper_or_none)
         self._use_gateways(gateways)

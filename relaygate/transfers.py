@@ -65,7 +65,8 @@ class Transfer:
     One data connection, from the wish for it until it is over.
 
     *number* is the inside's own, *tls* the kind of channel, *node* who asked; *over* is called
-    once, at the end.
+    once, at the end, when :attr:`outcome` is there, and *began* when bytes begin to move.  With
+    :attr:`tells_peer` the inside is told who has come.
     """
 
     log = Logger()
@@ -79,8 +80,11 @@ class Transfer:
         reactor: Any,
         shelf: PipeShelf,
         over: Callable[[Transfer], None],
+        began: Callable[[], None] = lambda: None,
     ) -> None:
         self.control = control
+        self.outcome: Outcome | None = None
+        self.tells_peer = False
         self.number = number
         self.node = node
         self.relay: Relay | None = None
@@ -88,6 +92,7 @@ class Transfer:
         self._reactor = reactor
         self._shelf = shelf
         self._over: Callable[[Transfer], None] | None = over
+        self._began = began
         self._port: PassivePort | None = None
         self._work: Deferred[Any] | None = None
         self._leg: Leg | None = None
@@ -132,13 +137,20 @@ class Transfer:
             raise NotPossible(f"the client was not reached: {error}") from None
         self._arrived(leg)
 
+    def carry(self, leg: Leg) -> None:
+        """Carry *leg*, which was dialled for it and is not read."""
+        self._way = "outwards"
+        self._arrived(leg)
+
     def _arrived(self, leg: Leg) -> None:
         self._leg = leg
         self._work = Deferred.fromCoroutine(self._meet(leg))
         self._work.addErrback(self._broken)
 
     async def _meet(self, leg: Leg) -> None:
-        start = TransferStart(self.control.session, self.number)
+        peer = leg.getPeer()
+        came = (peer.host, peer.port) if self.tells_peer else None
+        start = TransferStart(self.control.session, self.number, came)
         try:
             channel = await meet(
                 self.node,
@@ -154,6 +166,7 @@ class Transfer:
             self.abort(refusal.cause, refusal.meaning)
             return
         self._note("runs")
+        self._began()
         self.relay = Relay(
             leg, channel.leg, self._reactor, self._shelf, self._finish, beyond=Cause.INSIDE
         )
@@ -170,6 +183,7 @@ class Transfer:
         over, self._over = self._over, None
         if over is None:
             return
+        self.outcome = outcome
         # First, since what is cancelled below may ask whether it is there.
         over(self)
         if self._port is not None:
@@ -237,6 +251,10 @@ class Transfers:
     def admit(self, control: Control) -> None:
         """A session begins that may have transfers."""
         self._controls[control.session] = control
+
+    def knows(self, session: str) -> bool:
+        """Whether *session* runs and may have transfers."""
+        return session in self._controls
 
     def over(self, session: str, outcome: Outcome) -> None:
         """*session* has ended, if it may have had transfers; *outcome* says how."""

@@ -113,6 +113,14 @@ class IDMZEnd(IUplinkEnd):
     def report(uplink: Uplink, page: int) -> dict[str, Any]:
         """What :class:`relaygate.commands.Report` answers, but for ``software``."""
 
+    async def connect(uplink: Uplink, **wish: Any) -> dict[str, Any]:
+        """Dial for a session; *wish* is what :class:`relaygate.commands.Connect` has, and the
+        answer what it answers.  Raises as ``open_passive``.
+        """
+
+    async def await_peer(uplink: Uplink, **wish: Any) -> dict[str, Any]:
+        """The same for :class:`relaygate.commands.Await`."""
+
 
 class IInternalEnd(IUplinkEnd):
     """The internal node's end."""
@@ -336,6 +344,16 @@ class Uplink(amp.AMP):
     ) -> dict[str, Any]:
         await self._dmz_end().dial_active(self, session, transfer, port, source_port, tls)
         return {}
+
+    @commands.Connect.responder
+    async def _connect(self, **wish: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._dmz_end().connect(self, **wish)
+        return answer
+
+    @commands.Await.responder
+    async def _await(self, **wish: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._dmz_end().await_peer(self, **wish)
+        return answer
 
     @commands.CloseTransfer.responder
     def _close_transfer(self, session: str, transfer: int) -> dict[str, Any]:

@@ -72,8 +72,8 @@ listen = {_toml(gateway.listen)}
 nodes = {_toml(nodes)}
 
 # What internal nodes may have opened here: the services' listeners{
-    ", and the ports of FTP's data connections" if len(rules) > len(plan.services) else ""
-}.
+        ", and the ports of FTP's data connections" if len(rules) > len(plan.services) else ""
+    }.
 [policy]
 listen = {_toml(list(dict.fromkeys(rules)))}
 

@@ -60,7 +60,7 @@ def load(path: Path, kind: Literal["dmz", "internal"] | None = None) -> DMZConfi
     values = read_toml(path)
     if kind is None:
         dmz = bool({"uplink", "policy"} & values.keys())
-        internal = bool({"gateway", "service"} & values.keys())
+        internal = bool({"gateway", "service", "forward"} & values.keys())
         if dmz == internal:
             found = "some of both" if dmz else "none of them"
             message = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from relaygate.config.shared import (
     log_from,
     text_of,
 )
+from relaygate.destinations import DestinationRule
 
 __all__ = ["DMZ_FILE", "DMZConfig", "build_dmz"]
 
@@ -32,6 +35,9 @@ class DMZConfig:
     opened.  Sessions are client connections from accept to end; pending are those of
     them whose backend is not reached yet, or that are being refused.  "Per address" counts by
     the client's IP address.
+
+    *connect* is where connections outwards may go, *connect_from* the address that they leave
+    from, by IP version; *max_forwards* caps them, and for each address that they go to.
     """
 
     identity: IdentityFiles
@@ -42,6 +48,10 @@ class DMZConfig:
     max_sessions_per_address: int = 1_000
     max_pending: int = 1_024
     max_pending_per_address: int = 256
+    connect: tuple[DestinationRule, ...] = ()
+    connect_from: Mapping[int, str] = field(default_factory=dict)
+    max_forwards: int = 10_000
+    max_forwards_per_address: int = 1_000
     log: LogConfig = field(default_factory=LogConfig)
 
 
@@ -49,6 +59,36 @@ _RULE = Value(
     'an IP address and port or ports, as in "0.0.0.0:21-22" or "[::]:443"',
     lambda value: ListenRule.parse(text_of(value)),
 )
+
+DESTINATION = Value(
+    'a host and its ports, as in "sftp.partner.example:22" or "203.0.113.0/24:21"',
+    lambda value: DestinationRule.parse(text_of(value)),
+)
+
+
+def _source(value: object) -> str:
+    text = text_of(value)
+    try:
+        address = ip_address(text)
+    except ValueError:
+        # Python's words repeat the text.
+        raise ValueError from None
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError("nothing can leave from there")
+    return str(address)
+
+
+_SOURCE = Value("an IP address of this machine", _source)
+
+
+def _check_sources(reader: Reader, where: str, fields: dict[str, Any]) -> None:
+    sources: dict[int, str] = {}
+    for source in fields.get("connect_from", ()):
+        if sources.setdefault(ip_address(source).version, source) != source:
+            reader.wrong(f"{where}.connect_from", "expected one address of each IP version")
+    if sources:
+        fields["connect_from"] = sources
+
 
 # One line for each node and rule is read by people; hundreds of them are a mistake.
 _UPLINK = Table(
@@ -65,7 +105,12 @@ _POLICY = Table(
         Key("max_sessions_per_address", integer(1, 1_000_000)),
         Key("max_pending", integer(1, 65_536)),
         Key("max_pending_per_address", integer(1, 65_536)),
-    )
+        Key("connect", ListOf(DESTINATION, "destinations", 1_024)),
+        Key("connect_from", ListOf(_SOURCE, "addresses", 2)),
+        Key("max_forwards", integer(1, 1_000_000)),
+        Key("max_forwards_per_address", integer(1, 1_000_000)),
+    ),
+    _check_sources,
 )
 
 DMZ_FILE = Table(

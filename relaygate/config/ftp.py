@@ -17,12 +17,15 @@ __all__ = [
     "BACKEND_TLS",
     "FTP",
     "FTP_PROTOCOLS",
+    "PER_GATEWAY",
+    "PORTS",
     "SERVICE_TLS",
     "BackendTLSConfig",
     "FTPConfig",
     "KeyFiles",
     "check_ftp",
     "ftp_fields",
+    "network",
 ]
 
 FTP_PROTOCOLS = ("ftp", "ftps")
@@ -93,7 +96,8 @@ def _ports(value: object) -> tuple[int, int]:
     return first, last
 
 
-def _network(value: object) -> str:
+def network(value: object) -> str:
+    """Return the IP network that *value* is, in its one form; raises ValueError."""
     text = text_of(value)
     try:
         return str(ipaddress.ip_network(text))
@@ -114,6 +118,8 @@ def _public(value: object) -> str:
         raise ValueError("no client can connect there")
     return host
 
+
+PORTS = Value('a range of ports from 1024 on, as in "50000-50999"', _ports)
 
 _PUBLIC = Value('an IPv4 address or a name, as in "203.0.113.7"', _public)
 
@@ -138,6 +144,8 @@ class _PerGateway:
         """Leave it to the default."""
 
 
+PER_GATEWAY = _PerGateway(_PUBLIC)
+
 SERVICE_TLS = Section((Key("certificate", PATH, required=True), Key("key", PATH, required=True)))
 
 BACKEND_TLS = Section(
@@ -153,13 +161,13 @@ FTP = Section(
     (
         Key(
             "passive_ports",
-            Value('a range of ports from 1024 on, as in "50000-50999"', _ports),
+            PORTS,
             required=True,
         ),
-        Key("public_address", _PerGateway(_PUBLIC), field="public_addresses"),
+        Key("public_address", PER_GATEWAY, field="public_addresses"),
         Key(
             "peers",
-            ListOf(Value('a network, as in "198.51.100.0/24"', _network), "networks", _MAX_PEERS),
+            ListOf(Value('a network, as in "198.51.100.0/24"', network), "networks", _MAX_PEERS),
         ),
         Key("active_source_port", integer(0, 65535)),
         Key("tls", choice("off", "allow", "require")),

@@ -16,6 +16,7 @@ from relaygate.config.balancing import (
     balancing_fields,
     check_backends,
 )
+from relaygate.config.forward import FORWARDS, ForwardConfig, check_forwards, forward_from
 from relaygate.config.ftp import (
     BACKEND_TLS,
     FTP,
@@ -112,13 +113,16 @@ class ServiceConfig:
 
 @dataclass(frozen=True)
 class InternalConfig:
-    """All that an internal node is told; gateways and services are never empty."""
+    """All that an internal node is told; gateways are never empty, nor are services and forwards
+    both.
+    """
 
     identity: IdentityFiles
     gateways: tuple[GatewayConfig, ...]
     services: tuple[ServiceConfig, ...]
     log: LogConfig = field(default_factory=LogConfig)
     admin_socket: Path | None = None
+    forwards: tuple[ForwardConfig, ...] = ()
 
 
 _NAME = Value(
@@ -164,6 +168,7 @@ _SERVICE = Table(
 
 def _check_gateways(reader: Reader, where: str, fields: dict[str, Any]) -> None:
     """Note public addresses for gateways that are not there."""
+    check_forwards(reader, fields)
     names = {row.get("name") for row in fields.get("gateway", ()) if row}
     for row in fields.get("service", ()):
         for name in (row or {}).get("ftp", {}).get("public_addresses", {}):
@@ -198,7 +203,8 @@ INTERNAL_FILE = Table(
     (
         Key("identity", IDENTITY),
         Key("gateway", Tables(_GATEWAY, 64, unique=("address", "name")), required=True),
-        Key("service", Tables(_SERVICE, 1_024, unique=("name", "listen")), required=True),
+        Key("service", Tables(_SERVICE, 1_024, unique=("name", "listen"))),
+        Key("forward", FORWARDS),
         Key("log", LOG),
         Key("admin", _ADMIN),
     ),
@@ -210,14 +216,17 @@ def build_internal(file: Path, values: dict[str, Any]) -> InternalConfig:
     """Make the configuration from the tables of *file*; raises ConfigError."""
     reader = Reader(file)
     fields = INTERNAL_FILE.read(reader, "", values)
+    if not {"service", "forward"} & values.keys():
+        reader.wrong("service", "missing, expected at least one [[service]] or [[forward]]")
     reader.finish()
     return InternalConfig(
         identity=identity_from(fields["identity"], file.parent),
         gateways=tuple(GatewayConfig(**row) for row in fields["gateway"]),
         services=tuple(
             ServiceConfig(**balancing_fields(ftp_fields(row, file.parent)))
-            for row in fields["service"]
+            for row in fields.get("service", ())
         ),
+        forwards=tuple(forward_from(row, file.parent) for row in fields.get("forward", ())),
         log=log_from(fields["log"], file.parent),
         admin_socket=file.parent / fields["admin"]["socket"] if "admin" in fields else None,
     )

@@ -103,7 +103,8 @@ class FTPPolicy:
     ``control`` and ``data`` are the client's TLS; ``implicit`` means that it begins with the
     connection.  ``backend`` is the backend's, and ``backend_data`` whether its transfers are
     protected too, where its control connection is.  With ``backend_active`` the backend dials
-    its transfers, else it waits for them.
+    its transfers, else it waits for them; with ``backend_as_client`` it does what the client asks
+    for with each.
     """
 
     control: Use = Use.OFF
@@ -112,6 +113,7 @@ class FTPPolicy:
     backend: BackendTLS = BackendTLS.OFF
     backend_data: bool = True
     backend_active: bool = False
+    backend_as_client: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,9 @@ class Preparation(Exchange):
             self.core.emit(OpenPassive(number, self.core.protection.private))
         else:
             self._offered = Reply.of(200, f"{self._verb} command successful.")
-        if self.core.policy.backend_active:
+        policy = self.core.policy
+        client_active = self.transfer.port is not None
+        if client_active if policy.backend_as_client else policy.backend_active:
             self.core.emit(ListenBackendData(number))
         else:
             self._ask("EPSV" if self.core.backend_has_epsv else "PASV")

@@ -131,20 +131,30 @@ class TransferStart:
     The data connection of a transfer that the internal node has asked for stands (RFC 959 3.2).
 
     ``session`` is the id of the session whose control connection it belongs to, ``transfer`` the
-    number (0 to 2**32 - 1) that the internal node gave it when it asked.
+    number (0 to 2**32 - 1) that the internal node gave it when it asked.  ``peer`` is (host, port)
+    of who has connected, where the internal node has asked for somebody to come.
     """
 
     session: str
     transfer: int
+    peer: tuple[str, int] | None = None
 
     def __bytes__(self) -> bytes:
-        return self.transfer.to_bytes(4) + _pack_text(self.session)
+        data = self.transfer.to_bytes(4) + _pack_text(self.session)
+        if self.peer is not None:
+            data += _pack_text(self.peer[0]) + self.peer[1].to_bytes(2)
+        return data
 
     @classmethod
     def parse(cls, payload: bytes) -> TransferStart:
         """Raises :class:`PreambleError`."""
-        (session,) = _unpack_texts(payload[4:], 1)
-        return cls(session, int.from_bytes(payload[:4]))
+        number, texts = int.from_bytes(payload[:4]), payload[4:]
+        own = 1 + texts[0] if texts else 0
+        if len(texts) <= own:
+            (session,) = _unpack_texts(texts, 1)
+            return cls(session, number)
+        session, host = _unpack_texts(texts[:-2], 2)
+        return cls(session, number, (host, int.from_bytes(texts[-2:])))
 
 
 Message = SessionStart | TransferStart | SessionReply

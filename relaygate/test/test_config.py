@@ -293,7 +293,12 @@ class ExampleTests(SynchronousTestCase):
             shown, count = re.subn(r"^#(?=[a-z_]+ = )", "", text, flags=re.MULTILINE)
             self.assertGreater(count, 3)
             # These have no default, so their lines show an example.
-            shown = re.sub(r"^(idle_timeout|file|peers) = .*", "", shown, flags=re.MULTILINE)
+            shown = re.sub(
+                r"^(idle_timeout|file|peers|connect|connect_from) = .*",
+                "",
+                shown,
+                flags=re.MULTILINE,
+            )
             folder = Path(self.mktemp())
             folder.mkdir(parents=True)
             (folder / "before.toml").write_text(text)

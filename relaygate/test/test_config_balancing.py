@@ -44,7 +44,7 @@ class BalancingTests(FileCase):
             ('["a.example:1", "a.example:1"]', "each of the backends once"),
             ('["a.example:1", { address = "a.example:1" }]', "each of the backends once"),
             ('[{ address = "a.example:1", backup = true }]', "one that is not a backup"),
-            ('[{ weight = 1 }]', "address: missing"),
+            ("[{ weight = 1 }]", "address: missing"),
             ('[{ address = "a.example:1", weight = 0 }]', "weight: expected a whole number"),
             ('[{ address = "a.example:1", wait = 1 }]', "wait: unknown key (did you mean weight?)"),
             ('[{ address = "a.example:1", backup = 1 }]', "backup: expected true or false"),

@@ -91,7 +91,7 @@ level = "loud"
             self.problems(IDENTITY, load_internal),
             [
                 "gateway: missing, expected at least one [[gateway]]",
-                "service: missing, expected at least one [[service]]",
+                "service: missing, expected at least one [[service]] or [[forward]]",
             ],
         )
 

@@ -202,6 +202,16 @@ class DMZEnd(_End):
         self._fail()
         self.transfers.append(("close", session, transfer))
 
+    async def connect(self, uplink: Uplink, **wish: Any) -> dict[str, Any]:
+        self._fail()
+        self.transfers.append(("connect", wish))
+        return {"code": 0, "detail": "", "own_host": "192.0.2.1", "own_port": 40_000}
+
+    async def await_peer(self, uplink: Uplink, **wish: Any) -> dict[str, Any]:
+        self._fail()
+        self.transfers.append(("await", wish))
+        return {"code": 0, "detail": "", "own_host": "192.0.2.1", "own_port": wish["first"]}
+
     def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
         self._fail()
         return {

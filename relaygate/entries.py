@@ -1,0 +1,386 @@
+"""
+The entries of an internal node, and their sessions: from a program's connection to a destination.
+
+::
+
+    accepted --> it says its wish --> ours to allow? --> a DMZ node reaches it --> relayed
+                 (entrytalk)          (destinations)     (wayout)
+
+What a program has sent ahead waits in one buffer, no larger than a read, and goes with it if the
+destination is not reached.  A fixed forward of FTP is not relayed but understood, by the same
+:class:`relaygate.ftprelay.FTPRelay` that serves a published one, with its roles turned round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relaygate.addresses import AddressError, HostPort, host_name
+from relaygate.admission import Caps, Counted, Throttle
+from relaygate.dataway import TransferFailed
+from relaygate.destinations import Destinations
+from relaygate.entrytalk import NoWish, Talk, Users, Wish, listen_to
+from relaygate.errors import NobodyCame, NotAllowed, Refusal
+from relaygate.ftprelay import FTPRelay, FTPSettings
+from relaygate.legs import Leg
+from relaygate.outcome import Cause, Outcome, Phase
+from relaygate.parting import part
+from relaygate.pipes import PipeShelf
+from relaygate.relay import Relay
+from relaygate.servicekeys import ServiceFiles, ServiceKey
+from relaygate.servicetls import BackendTLS
+from relaygate.sessionlog import log_end, log_event, log_open
+from relaygate.wayout import Found, WayOut
+
+# Programs of one address that have not said yet what they want.
+MAX_PENDING = 512
+
+
+@dataclass
+class Entry:
+    """
+    One entry, as its sessions need it.
+
+    *talk* makes a talk for one connection; *tls_channel* says which kind of channel carries a
+    connection to a port.  *users* may go where they or the entry may; *allow* are the networks that
+    may come, none for all.  *bind_ports* and *bind_address* (by gateway) are there where programs
+    may have a port opened, *ftp* where FTP is understood.
+    """
+
+    name: str
+    protocol: str
+    talk: Callable[[], Talk]
+    destinations: Destinations
+    tls_channel: Callable[[int], bool]
+    caps: Caps
+    users: Users = field(default_factory=dict)
+    allow: Sequence[IPv4Network | IPv6Network] = ()
+    idle_timeout_s: float | None = None
+    bind_ports: tuple[int, int] | None = None
+    bind_address: Callable[[str], str | None] = lambda _: None
+    may_have_data: bool = False
+    ftp: FTPSettings | None = None
+    partner_name: str | None = None
+    key: ServiceKey | None = None
+    partner_tls: BackendTLS | None = None
+
+    def __post_init__(self) -> None:
+        self.sessions = Counted(self.caps)
+        self.pending = Counted(Caps(0, MAX_PENDING))
+
+    def use_files(self, files: ServiceFiles) -> None:
+        """New sessions use *files*.  Raises :class:`OpenSSL.SSL.Error`."""
+        partner_tls = None
+        if files.authorities:
+            partner_tls = BackendTLS(files.authorities, self.partner_name)
+        self.key, self.partner_tls = files.key, partner_tls
+
+    def admits(self, address: str) -> bool:
+        """Whether who comes from *address* may come at all."""
+        return not self.allow or any(ip_address(address) in network for network in self.allow)
+
+    def allows(self, user: str, wanted: HostPort, *, binds: bool) -> bool:
+        """Whether *user* ("" where nobody is named) may go to *wanted*."""
+        found = self.users.get(user.encode())
+        rules = self.destinations
+        if found is not None and found.destinations is not None:
+            rules = found.destinations
+        return rules.name_host(wanted.host) if binds else rules.names(wanted)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all sessions of all entries share; *new_id* makes a session's id."""
+
+    reactor: Any
+    shelf: PipeShelf
+    way: WayOut
+    new_id: Callable[[], str]
+
+
+class EntrySession:
+    """One program's session at *entry*; *ended* is called once, at the end."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        entry: Entry,
+        leg: Leg,
+        around: Surroundings,
+        ended: Callable[[EntrySession], None],
+    ) -> None:
+        client = leg.getPeer()
+        self.id = around.new_id()
+        self.client: tuple[str, int] = (client.host, client.port)
+        self.relay: Relay | FTPRelay | None = None
+        self.found: Found | None = None
+        self.gateway = ""
+        self.destination = "-"
+        self.user = ""
+        self.began = around.reactor.seconds()
+        self._entry = entry
+        self._leg = leg
+        self._around = around
+        self._ended = ended
+        self._talk = entry.talk()
+        self._pending = True
+        self._over = False
+        self._work: Deferred[None] | None = None
+        entry.sessions.add(self.client[0])
+        entry.pending.add(self.client[0])
+
+    def start(self) -> None:
+        """Begin."""
+        self._work = Deferred.fromCoroutine(self._run())
+        self._work.addErrback(self._broken)
+
+    async def _run(self) -> None:
+        try:
+            wish = await listen_to(self._leg, self._talk, self._around.reactor)
+        except NoWish as error:
+            if error.refusal is not None:
+                self._audit(error.refusal, f"the client {error}")
+            cause = error.refusal.cause if error.refusal else Cause.CLIENT
+            self._part(error.words, Outcome(cause, Phase.ADMIT, f"the client {error}"))
+            return
+        self._settled()
+        self.user = wish.user
+        try:
+            wanted = self._allowed(wish)
+            if wish.binds:
+                inner = await self._await(wanted)
+            else:
+                inner = await self._connect(wanted)
+        except Refusal as refusal:
+            if isinstance(refusal, NotAllowed):
+                self._audit(refusal, refusal.detail or refusal.meaning)
+            outcome = Outcome(refusal.cause, Phase.OPEN, refusal.detail or refusal.meaning)
+            self._part(self._talk.refused(refusal), outcome)
+            return
+        if not self._leg.connected:
+            inner.abortConnection()
+            self._end(Outcome(Cause.CLIENT, Phase.OPEN, "the client has left"))
+            return
+        self._join(wish, wanted, inner)
+
+    # -- what it wants --------------------------------------------------------------------------
+
+    def _allowed(self, wish: Wish) -> HostPort:
+        """Where the program may go, in the one form of it.  Raises :class:`NotAllowed`."""
+        self.destination = f"{wish.host}:{wish.port}"
+        bare = wish.host[1:-1] if wish.host.startswith("[") else wish.host
+        try:
+            wanted = HostPort(host_name(bare), wish.port)
+        except AddressError as error:
+            refusal = NotAllowed()
+            refusal.detail = f"the destination is {error}"
+            raise refusal from None
+        self.destination = str(wanted)
+        if not self._entry.allows(wish.user, wanted, binds=wish.binds):
+            refusal = NotAllowed()
+            refusal.detail = "it is not among the entry's destinations"
+            raise refusal
+        return wanted
+
+    async def _connect(self, wanted: HostPort) -> Leg:
+        entry = self._entry
+        self.found, inner = await self._around.way.connect(
+            self.id,
+            entry.name,
+            wanted,
+            data=entry.may_have_data,
+            tls=entry.tls_channel(wanted.port),
+        )
+        self.gateway = self.found.link.gateway_name
+        return inner
+
+    async def _await(self, wanted: HostPort) -> Leg:
+        """Have a port opened for *wanted*, tell it, and wait for who comes (RFC 1928, BIND)."""
+        entry, around = self._entry, self._around
+        assert entry.bind_ports is not None
+        self.found = found = await around.way.await_peer(
+            self.id, entry.name, wanted.host, entry.bind_ports, entry.tls_channel(0)
+        )
+        self.gateway = found.link.gateway_name
+        transfer = found.transfer
+        shown = entry.bind_address(self.gateway) or transfer.host
+        self._leg.write(self._talk.granted(shown, transfer.port))
+        try:
+            return await transfer.arrived
+        except TransferFailed as error:
+            refusal = NobodyCame()
+            refusal.detail = str(error)
+            raise refusal from None
+
+    # -- bytes ----------------------------------------------------------------------------------
+
+    def _join(self, wish: Wish, wanted: HostPort, inner: Leg) -> None:
+        around, entry = self._around, self._entry
+        assert self.found is not None
+        transfer = self.found.transfer
+        log_open(self.log, **self._fields())
+        if entry.ftp is not None:
+            self.relay = FTPRelay(
+                self._leg,
+                inner,
+                wanted.host,
+                entry.ftp,
+                entry.key,
+                entry.partner_tls,
+                around.reactor,
+                around.shelf,
+                self.found.link.dataway,
+                self.id,
+                self.client[0],
+                transfer.host,
+                self.gateway,
+                entry.idle_timeout_s,
+                self._end,
+                self._fields(),
+                turned=True,
+            )
+            self.relay.start()
+            return
+        host, port = transfer.peer or (transfer.host, transfer.port)
+        self._leg.write(self._talk.granted(host, port))
+        self.relay = Relay(
+            self._leg,
+            inner,
+            around.reactor,
+            around.shelf,
+            self._end,
+            idle_timeout_s=entry.idle_timeout_s,
+        )
+        self.relay.start(before_in=wish.head + self._talk.rest)
+
+    # -- ends -----------------------------------------------------------------------------------
+
+    def _part(self, words: bytes, outcome: Outcome) -> None:
+        if words:
+            part(self._leg, words, self._around.reactor, lambda: self._end(outcome))
+        else:
+            # Without words an orderly end would be an empty file that is complete.
+            self._leg.abortConnection()
+            self._end(outcome)
+
+    def _settled(self) -> None:
+        if self._pending:
+            self._pending = False
+            self._entry.pending.remove(self.client[0])
+
+    def _end(self, outcome: Outcome) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._settled()
+        self._entry.sessions.remove(self.client[0])
+        relay = self.relay
+        log_end(
+            self.log,
+            outcome,
+            **self._fields(),
+            bytes_in=relay.bytes_in if relay else 0,
+            bytes_out=relay.bytes_out if relay else 0,
+            seconds=round(self._around.reactor.seconds() - self.began, 3),
+        )
+        self._ended(self)
+
+    def _audit(self, refusal: Refusal, why: str) -> None:
+        log_event(
+            self.log,
+            "refused",
+            usual=False,
+            **self._fields(),
+            result=type(refusal).__name__,
+            reason=why,
+        )
+
+    def _fields(self) -> dict[str, object]:
+        return {
+            "session": self.id,
+            "entry": self._entry.name,
+            "client": str(HostPort(*self.client)),
+            "user": self.user or "-",
+            "gateway": self.gateway or "-",
+            "destination": self.destination,
+        }
+
+    def abort(self, cause: Cause, detail: str) -> None:
+        """End the session now, whatever it does."""
+        if self.relay is not None:
+            self.relay.abort(cause, detail)
+            return
+        if self._work is not None:
+            self._work.cancel()
+        self._leg.abortConnection()
+        self._end(Outcome(cause, Phase.OPEN, detail))
+
+    def _broken(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self.log.failure("session {session} failed", failure, session=self.id)
+        self._leg.abortConnection()
+        self._end(Outcome(Cause.FAULT, Phase.OPEN, "internal error"))
+
+
+class EntryPort(Factory):
+    """
+    The factory of an entry's listening socket: lets programs in.
+
+    *begin* starts the session of a leg, which is not read.
+    """
+
+    noisy = False
+    log = Logger()
+
+    def __init__(self, entry: Entry, reactor: Any, begin: Callable[[Leg], None]) -> None:
+        self._entry = entry
+        self._begin = begin
+        self._dropped = Throttle(reactor.seconds)
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
+        address = str(getattr(addr, "host", addr))
+        entry = self._entry
+        if not entry.admits(address):
+            self._note_drop(address, "its address is not among those allowed")
+        elif not entry.sessions.has_room(address):
+            self._note_drop(address, "too many sessions")
+        elif not entry.pending.has_room(address):
+            self._note_drop(address, "too many have not said what they want")
+        else:
+            return _Arriving(self._begin)
+        return None
+
+    def _note_drop(self, address: str, reason: str) -> None:
+        if self._dropped.passes():
+            self.log.warn(
+                "connection dropped: entry={entry} client={client} reason={reason!r}"
+                " not_logged={not_logged}",
+                entry=self._entry.name,
+                client=address,
+                reason=reason,
+                not_logged=self._dropped.take_suppressed(),
+            )
+
+
+class _Arriving(Protocol):
+    """A program's connection until its session has it."""
+
+    def __init__(self, begin: Callable[[Leg], None]) -> None:
+        self._begin = begin
+
+    def connectionMade(self) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        leg = cast(Leg, self.transport)
+        leg.abort_by_default()
+        self._begin(leg)

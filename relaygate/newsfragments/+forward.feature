@@ -1,0 +1,1 @@
+Programs of the private network go out through the DMZ by entries of an internal node: SOCKS 5 (with BIND, and 4A), HTTP CONNECT and absolute URLs, and fixed forwards of TCP and FTP. Both nodes have a policy of their own, which denies by default.
