@@ -23,6 +23,7 @@ from relaygate.errors import Refusal, TooMany, UnknownService
 from relaygate.ftprelay import FTPRelay, FTPSettings
 from relaygate.handshake import HandshakeFailed, shake_hands
 from relaygate.legs import Leg
+from relaygate.mappeddata import MappedData
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.pipes import PipeShelf
 from relaygate.protocols.preamble import SessionReply, SessionStart
@@ -43,6 +44,8 @@ class Service:
 
     :attr:`tls` is there where this node ends the clients' TLS; *ftp* for FTP's protocols alone.
     *backend_name* is what the backends' certificates must carry, None for each one's host.
+    *mapped* are the data ports of FTP that passes unopened, *mapped_tls* the kind of channel that
+    brings them.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class Service:
         idle_timeout_s: float | None,
         ftp: FTPSettings | None = None,
         backend_name: str | None = None,
+        mapped: tuple[int, int] | None = None,
+        mapped_tls: bool = False,
     ) -> None:
         self.name = name
         self.protocol = protocol
@@ -62,6 +67,8 @@ class Service:
         self.tally = Tally()
         self.idle_timeout_s = idle_timeout_s
         self.ftp = ftp
+        self.mapped = mapped
+        self.mapped_tls = mapped_tls
         self.tls: SSL.Context | None = None
         self.key: ServiceKey | None = None
         self.backend_tls: BackendTLS | None = None
@@ -121,6 +128,7 @@ class BackSession:
         self._tally = Tally()
         self._inner: Leg | None = None
         self._ordered: Outcome | None = None
+        self._mapped: MappedData | None = None
 
     def open(self, service: Service | None, refusal: Refusal | None = None) -> None:
         """
@@ -211,8 +219,10 @@ class BackSession:
             self._reactor,
             self._shelf,
             self._end,
-            idle_timeout_s=service.idle_timeout_s,
+            idle_timeout_s=None if service.mapped else service.idle_timeout_s,
         )
+        if service.mapped is not None:
+            self._map(service, service.mapped, self.relay, inner)
         if opened is None:
             log_open(self.log, **self._fields())
             self.relay.start()
@@ -229,6 +239,21 @@ class BackSession:
             seen_in=opened.passed_in,
             seen_out=opened.passed_out,
         )
+
+    def _map(self, service: Service, ports: tuple[int, int], control: Relay, inner: Leg) -> None:
+        self._mapped = MappedData(
+            self._reactor,
+            self._shelf,
+            self._dataway,
+            self.start.session,
+            control,
+            inner,
+            ports,
+            service.mapped_tls,
+            service.idle_timeout_s,
+            self._fields(),
+        )
+        self._mapped.start()
 
     def _relay_ftp(self, service: Service, ftp: FTPSettings, outer: Leg, inner: Leg) -> None:
         self.relay = FTPRelay(
@@ -262,6 +287,8 @@ class BackSession:
     def _end(self, outcome: Outcome) -> None:
         relay = self.relay
         outcome = self._ordered or outcome
+        if self._mapped is not None:
+            self._mapped.close(abort=outcome.cause in (Cause.SHUTDOWN, Cause.POLICY))
         log_end(
             self.log,
             outcome,

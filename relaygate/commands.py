@@ -32,6 +32,8 @@ LISTENERS_PER_PAGE = 100
 MAX_FIGURES = 256
 # Networks whose members may open a session's data connections in its client's place.
 MAX_PEERS = 16
+# Ports that one service may have mapped: they are bound in one turn.
+MAX_MAPPED = 1000
 
 
 class BadArgument(Exception):
@@ -161,6 +163,11 @@ class Declare(amp.Command):
     Pages count from 0.  With the last one the wish is whole, and the DMZ node makes the difference:
     opens, keeps, changes or closes listeners.  The answer to the last page says which services were
     refused and why; the others listen now.  The whole may be declared again at any time.
+
+    ``map-first`` to ``map-last`` are there for FTP that is not opened: ports that the DMZ node
+    binds while sessions run, each for the server's port of that number, for who may open a
+    session's data connections (the client, and the networks ``map-peers``, with a space between
+    two), on channels of the kind ``map-tls``.  At most 1,000 ports.
     """
 
     arguments = [
@@ -181,6 +188,10 @@ class Declare(amp.Command):
                     # many seconds a client keeps its node.
                     (b"balance", Text(16, optional=True)),
                     (b"persistence", Number(0, 2**31, optional=True)),
+                    (b"map-first", Number(1024, 65535, optional=True)),
+                    (b"map-last", Number(1024, 65535, optional=True)),
+                    (b"map-peers", Text(200, optional=True)),
+                    (b"map-tls", Flag(optional=True)),
                 ],
                 SERVICES_PER_PAGE,
             ),

@@ -101,6 +101,7 @@ class DataWay:
         self._uplink: Uplink | None = None
         self._number = 0
         self._waiting: dict[tuple[str, int], Transfer] = {}
+        self._led: dict[str, Callable[[SuppliedChannel, int], None]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -115,6 +116,17 @@ class DataWay:
         waiting, self._waiting = self._waiting, {}
         for transfer in waiting.values():
             transfer.fail("the uplink is gone")
+
+    def lead(self, session: str, taker: Callable[[SuppliedChannel, int], None] | None) -> None:
+        """
+        Bring all data connections of *session*, which passes unopened, to *taker*; None: no more.
+
+        They come unasked, each with the number of the port that the client came to.
+        """
+        if taker is None:
+            self._led.pop(session, None)
+        else:
+            self._led[session] = taker
 
     async def offer_passive(
         self, session: str, ports: tuple[int, int], peers: Sequence[str], tls: bool
@@ -259,6 +271,9 @@ class DataWay:
         """*channel* carries the data connection that *start* names; one that nobody waits for is
         refused.
         """
+        if (taker := self._led.get(start.session)) is not None:
+            taker(channel, start.transfer)
+            return
         transfer = self._waiting.get((start.session, start.transfer))
         leg = channel.leg
         # The kind is ours to choose: what must be encrypted never comes on a clear channel.

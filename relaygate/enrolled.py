@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import partial
+from ipaddress import ip_network
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -15,8 +16,9 @@ from relaygate import commands
 from relaygate.addresses import AddressError, HostPort, service_name
 from relaygate.egress import Egress
 from relaygate.legs import Leg
-from relaygate.listeners import Listeners, Offer
+from relaygate.listeners import MAPPED_PROTOCOLS, Listeners, Offer
 from relaygate.lobby import IHost
+from relaygate.mapped import Mapping
 from relaygate.pool import ChannelPool, PooledChannel
 from relaygate.protocols.preamble import ChannelOpen, PreambleError, SerialWindow, UplinkKeys
 from relaygate.tls import HYBRID_GROUP, key_exchange, uplink_secrets
@@ -252,7 +254,23 @@ def _offer(service: dict[str, Any]) -> Offer:
         max_sessions_per_address=service["max_sessions_per_address"],
         balance=service.get("balance") or "round-robin",
         persistence=service.get("persistence") or 0,
+        mapping=_mapping(service),
     )
+
+
+def _mapping(service: dict[str, Any]) -> Mapping | None:
+    if service["protocol"] not in MAPPED_PROTOCOLS:
+        return None
+    first, last = service.get("map_first"), service.get("map_last")
+    if first is None or last is None or not first <= last < first + commands.MAX_MAPPED:
+        raise AddressError(f"expected 1 to {commands.MAX_MAPPED} ports to be mapped")
+    peers = tuple((service.get("map_peers") or "").split())
+    try:
+        for peer in peers:
+            ip_network(peer)
+    except ValueError:
+        raise AddressError("a peer is not a network") from None
+    return Mapping(service["name"], first, last, peers, bool(service.get("map_tls")))
 
 
 @implementer(IHost)
@@ -280,6 +298,7 @@ class NodeBook:
         self._generation = 0
         self._by_name: dict[str, EnrolledNode] = {}
         self._by_id: dict[bytes, EnrolledNode] = {}
+        transfers.find_node = self._by_name.get
 
     # -- IHost ----------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ class Refusal(Exception):
 
     def words(self, protocol: str) -> bytes:
         """What a client of *protocol* (a service's) is told; empty where it has no words for it."""
-        words = getattr(self, protocol)
+        words = getattr(self, protocol.removesuffix("-mapped"))
         assert isinstance(words, bytes)
         return words
 

@@ -75,6 +75,9 @@ class FrontSession:
         self._listener.tally.opened += 1
         if self.offer.protocol in FTP_PROTOCOLS:
             self._transfers.admit(Control(self.id, self._node, self.client, self._reached()))
+        elif (mapping := self.offer.mapping) is not None:
+            reached = self._reached()
+            self._transfers.admit(Control(self.id, self._node, self.client, reached, mapping))
         log_open(self.log, **self._fields())
         self.relay = Relay(
             self._leg,
@@ -92,7 +95,10 @@ class FrontSession:
         end = self._began + OPEN_LIMIT_S
         tried: list[Member[INode]] = []
         uplinks: list[INode] = []
-        while (member := group.pick(self.address, clock.seconds(), tried)) is not None:
+        prefer = None
+        if (mapping := self.offer.mapping) is not None:
+            prefer = self._transfers.node_of(self.address, self._reached()[0], mapping)
+        while (member := group.pick(self.address, clock.seconds(), tried, prefer)) is not None:
             # What is left is shared out, so that one node that hangs leaves time for the next.
             patience = max(0.0, end - clock.seconds()) / max(1, group.left(tried))
             node = member.target

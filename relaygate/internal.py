@@ -233,8 +233,10 @@ def _service(config: ServiceConfig, reactor: Any) -> Service:
         Backends(config.name, _group(config), reactor),
         Caps(config.max_sessions, config.max_sessions_per_address),
         config.idle_timeout_s,
-        _ftp(config, config.ftp, reactor) if config.ftp else None,
+        _ftp(config, config.ftp, reactor) if config.ftp and not config.mapped else None,
         config.backend_tls.name,
+        config.mapped,
+        config.mapped_tls,
     )
 
 
@@ -297,4 +299,18 @@ def _declared(config: ServiceConfig) -> dict[str, Any]:
         "max_sessions_per_address": config.max_sessions_per_address,
         "balance": config.node_balance,
         "persistence": int(config.persistence.ttl_s) if config.persistence else 0,
+        **_declared_mapping(config),
+    }
+
+
+def _declared_mapping(config: ServiceConfig) -> dict[str, Any]:
+    if config.ftp is None or config.mapped is None:
+        return {}
+    return {
+        # A name of its own: a DMZ node that knows no mapping refuses it, and says so.
+        "protocol": f"{config.protocol}-mapped",
+        "map_first": config.mapped[0],
+        "map_last": config.mapped[1],
+        "map_peers": " ".join(config.ftp.peers),
+        "map_tls": config.mapped_tls,
     }

@@ -20,11 +20,14 @@ from twisted.logger import Logger
 from relaygate.addresses import HostPort, ListenRule
 from relaygate.admission import Caps, Counted, Tally
 from relaygate.balance import RULES, Group, Member, Persistence
+from relaygate.mapped import Mapping
 from relaygate.pool import PooledChannel
 
 # Those whose sessions have data connections beside the one that the client opens.
 FTP_PROTOCOLS = ("ftp", "ftps")
-PROTOCOLS = ("ssh", "tcp", "tls", *FTP_PROTOCOLS)
+# The same where the inside does not open it either: a range of ports is mapped (relaygate.mapped).
+MAPPED_PROTOCOLS = ("ftp-mapped", "ftps-mapped")
+PROTOCOLS = ("ssh", "tcp", "tls", *FTP_PROTOCOLS, *MAPPED_PROTOCOLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Offer:
     max_sessions_per_address: int
     balance: str = "round-robin"
     persistence: int = 0
+    mapping: Mapping | None = None
 
     @property
     def caps(self) -> Caps:
@@ -178,9 +182,18 @@ class Listeners:
             return f"this DMZ node does not know the balance {offer.balance!r}"
         if not self._permits(offer):
             return f"the DMZ's policy.listen does not permit {offer.listen}"
+        if offer.mapping is not None and not self._maps(offer.listen.host, offer.mapping):
+            return (
+                f"the DMZ's policy.listen does not permit {offer.listen.host} with the ports"
+                f" {offer.mapping.first}-{offer.mapping.last}, which are to be mapped"
+            )
         if offer.listen in wanted:
             return f"{offer.listen} is asked for twice, by {wanted[offer.listen].name!r} as well"
         return None
+
+    def _maps(self, host: str, mapping: Mapping) -> bool:
+        ports = (HostPort(host, port) for port in range(mapping.first, mapping.last + 1))
+        return all(any(rule.permits(port) for rule in self._rules) for port in ports)
 
     def _join(self, node: INode, offer: Offer) -> str | None:
         listener = self._by_address.get(offer.listen)

@@ -142,7 +142,7 @@ class PassivePorts:
         Raises :class:`NotPermitted` if the policy has none of them, and :class:`NotPossible` if
         none is free.
         """
-        allowed = self._allowed(host, ports)
+        allowed = self.allowed(host, ports)
         if not allowed:
             raise NotPermitted(
                 f"the DMZ's policy.listen permits none of the ports {ports[0]}-{ports[1]} on {host}"
@@ -167,7 +167,8 @@ class PassivePorts:
         for count in (min(FEW, len(ports)), len(ports)):
             yield from self._sample(ports, count)
 
-    def _allowed(self, host: str, ports: tuple[int, int]) -> Sequence[int]:
+    def allowed(self, host: str, ports: tuple[int, int]) -> Sequence[int]:
+        """Those of *ports* (first and last) that the policy permits on *host*."""
         spans = []
         for rule in self.rules:
             low, high = max(ports[0], rule.first), min(ports[1], rule.last)

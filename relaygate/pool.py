@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -84,7 +84,7 @@ class PooledChannel(Protocol):
         node's answer.
 
         Raises :class:`ChannelLost` when the channel is lost, and :class:`NoAnswer` when there was
-        none in time; both times the channel is gone.
+        none in time; both times the channel is gone.  It also goes if the waiting is cancelled.
         """
         self._gone = None
         if not self.leg.connected:
@@ -95,6 +95,11 @@ class PooledChannel(Protocol):
         self.leg.write(seal(message, self._key))
         try:
             return await reply
+        except CancelledError:
+            # Nobody would ever end it: the inside may have taken it over by now.
+            self._reply = None
+            self.leg.abortConnection()
+            raise
         finally:
             if limit.active():
                 limit.cancel()

@@ -9,7 +9,10 @@ DMZ knows nothing of FTP but this::
 
 A node speaks only for sessions that run on it, and the one who connects, or is dialled, is that
 session's client.  What is not running yet ends with its session and with its node's uplink; what
-runs ends by itself.  The inside sees how a client leaves its control connection, and knows
+runs ends by itself.  Nobody asks for those of sessions that pass unopened: they come to a range of
+ports that is bound for them (:mod:`relaygate.mapped`), and are met in the same way from there.
+
+The inside sees how a client leaves its control connection, and knows
 whether it has said QUIT, so it aborts a transfer that must not go on; the DMZ does it only where
 it ends the session itself.  No end that is not orderly looks like one: it is a reset.
 """
@@ -31,6 +34,7 @@ from relaygate.dial import DialFailed, dial
 from relaygate.errors import Refusal
 from relaygate.legs import Leg
 from relaygate.listeners import INode
+from relaygate.mapped import MappedPorts, Mapping
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.passive import PassivePort, PassivePorts
 from relaygate.pipes import PipeShelf
@@ -40,6 +44,8 @@ from relaygate.rendezvous import meet
 
 # One that runs, and one that is being prepared for the next command.
 MAX_TRANSFERS = 2
+# The same for a session that passes unopened; all sessions of one client share theirs.
+MAX_MAPPED = 4
 # Below the uplink's own deadline for an answer.
 DIAL_LIMIT_S = 8.0
 # Seconds from the client's data connection to the inside's reply on a channel.
@@ -51,13 +57,15 @@ class Control:
     """
     A session that may have transfers, as (host, port) of its client and of what that reached.
 
-    ``session`` is its id, ``node`` the name of the internal node that it runs on.
+    ``session`` is its id, ``node`` the name of the internal node that it runs on.  With a
+    ``mapping`` its data connections are not asked for.
     """
 
     session: str
     node: str
     client: tuple[str, int]
     reached: tuple[str, int]
+    mapping: Mapping | None = None
 
 
 class Transfer:
@@ -115,7 +123,7 @@ class Transfer:
             self.control.reached[0],
             ports,
             expects,
-            self._arrived,
+            self.arrived,
             lambda: self.abort(Cause.TIMEOUT, "nobody connected"),
         )
         self._note("listens", port=self._port.number)
@@ -135,14 +143,15 @@ class Transfer:
             self._work = None
             self.abort(Cause.CLIENT, str(error))
             raise NotPossible(f"the client was not reached: {error}") from None
-        self._arrived(leg)
+        self.arrived(leg)
 
     def carry(self, leg: Leg) -> None:
         """Carry *leg*, which was dialled for it and is not read."""
         self._way = "outwards"
-        self._arrived(leg)
+        self.arrived(leg)
 
-    def _arrived(self, leg: Leg) -> None:
+    def arrived(self, leg: Leg) -> None:
+        """The client's connection is here."""
         self._leg = leg
         self._work = Deferred.fromCoroutine(self._meet(leg))
         self._work.addErrback(self._broken)
@@ -235,22 +244,33 @@ class Transfers:
         # By session and number; some go on when their session is over.
         self._all: dict[tuple[str, int], Transfer] = {}
         self._count: dict[str, int] = {}
+        self._mapped: set[Transfer] = set()
+        # The newest uplink of the node of a name: sessions outlive uplinks.
+        self.find_node: Callable[[str], INode | None] = lambda _: None
+        self.ranges = MappedPorts(reactor, ports.allowed, self._came)
 
     @property
     def running(self) -> int:
         """How many carry bytes now."""
-        return sum(transfer.relay is not None for transfer in self._all.values())
+        return sum(transfer.relay is not None for transfer in self._every)
 
     @property
     def prepared(self) -> int:
         """How many wait for their client or for the inside."""
-        return len(self._all) - self.running
+        return len(self._every) - self.running
+
+    @property
+    def _every(self) -> list[Transfer]:
+        return [*self._all.values(), *self._mapped]
 
     # -- sessions -------------------------------------------------------------------------------
 
     def admit(self, control: Control) -> None:
         """A session begins that may have transfers."""
         self._controls[control.session] = control
+        if control.mapping is not None:
+            client, reached = control.client[0], control.reached[0]
+            self.ranges.begin(control.session, client, reached, control.mapping)
 
     def knows(self, session: str) -> bool:
         """Whether *session* runs and may have transfers."""
@@ -260,6 +280,7 @@ class Transfers:
         """*session* has ended, if it may have had transfers; *outcome* says how."""
         if self._controls.pop(session, None) is None:
             return
+        self.ranges.over(session)
         # What the client or the inside did, the inside sees too, and knows more of.
         ended = outcome.cause in (Cause.DONE, Cause.CLIENT, Cause.INSIDE)
         for transfer in self._of(lambda each: each.session == session):
@@ -304,12 +325,13 @@ class Transfers:
 
     def stop(self, detail: str) -> None:
         """The DMZ node stops."""
+        self.ranges.stop()
         for transfer in self._of(lambda each: True):
             transfer.abort(Cause.SHUTDOWN, detail)
 
     def _prepare(self, node: INode, session: str, number: int, tls: bool) -> Transfer:
         control = self._controls.get(session)
-        if control is None or control.node != node.name:
+        if control is None or control.node != node.name or control.mapping is not None:
             raise NotPermitted("no FTP session of this id runs on this node")
         if (session, number) in self._all:
             raise NotPermitted("the session has a transfer of this number")
@@ -328,4 +350,36 @@ class Transfers:
             del self._count[session]
 
     def _of(self, wanted: Callable[[Transfer], bool]) -> list[Transfer]:
-        return [transfer for transfer in self._all.values() if wanted(transfer)]
+        return [transfer for transfer in self._every if wanted(transfer)]
+
+    # -- sessions that pass unopened ------------------------------------------------------------
+
+    def node_of(self, client: str, reached: str, mapping: Mapping) -> str | None:
+        """
+        The node that has the newest session of *client* now.
+
+        Its next session has to be there as well: data connections belong to the newest one, and a
+        server takes them only from the node that it knows the session from.
+        """
+        sessions = self.ranges.sessions_of(client, reached, mapping)
+        return self._controls[sessions[0]].node if sessions else None
+
+    def _came(self, sessions: list[str], port: int, leg: Leg) -> None:
+        """A data connection of one of *sessions* has come to *port*."""
+        control = self._controls[sessions[0]]
+        waiting = sum(each.session in sessions for each in self._mapped)
+        node = self.find_node(control.node)
+        if node is None or control.mapping is None or waiting >= MAX_MAPPED * len(sessions):
+            leg.abortConnection()
+            return
+        transfer = Transfer(
+            control,
+            port,
+            control.mapping.tls,
+            node,
+            self._reactor,
+            self._shelf,
+            self._mapped.discard,
+        )
+        self._mapped.add(transfer)
+        transfer.arrived(leg)

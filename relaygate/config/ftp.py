@@ -32,6 +32,10 @@ FTP_PROTOCOLS = ("ftp", "ftps")
 Wish = Literal["off", "allow", "require"]
 # As many as one message to a DMZ node has room for.
 _MAX_PEERS = 16
+# As many as a DMZ node binds in one turn.
+MAX_MAPPED = 1000
+# As many as a service's declaration has room for.
+MAX_MAPPED_PEERS = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class FTPConfig:
     *passive_ports* are the first and the last one.  *public_addresses* (an IPv4 address or a
     name, by the name of the gateway, "" for every other) stand in answers to PASV, instead of the
     address that the client reached.  Members of the networks *peers* may open data connections
-    beside the client itself.
+    beside the client itself.  With *pass_through* nothing is opened, TLS goes from the client to
+    the server, and each of *passive_ports* leads to the server's port of the same number.
     """
 
     passive_ports: tuple[int, int]
@@ -77,6 +82,7 @@ class FTPConfig:
     truncated: Literal["refuse", "accept"] = "refuse"
     telnet: bool = True
     backend_mode: Literal["passive", "active"] = "passive"
+    pass_through: bool = False
 
     def public_address(self, gateway: str) -> str | None:
         """What to advertise to who came through *gateway*; None is the address it reached."""
@@ -176,6 +182,7 @@ FTP = Section(
         Key("truncated", choice("refuse", "accept")),
         Key("telnet", flag()),
         Key("backend_mode", choice("passive", "active")),
+        Key("pass_through", flag()),
     )
 )
 
@@ -198,8 +205,38 @@ def check_ftp(reader: Reader, where: str, fields: dict[str, Any]) -> None:
         reader.wrong(
             f"{where}.ftp", f'missing, expected a table with passive_ports for "{protocol}"'
         )
+    if fields.get("ftp", {}).get("pass_through"):
+        _check_passing(reader, where, fields)
+        return
     _check_clients(reader, where, protocol, fields)
     _check_backends(reader, where, fields.get("backend_tls", {"mode": "off"}))
+
+
+def _check_passing(reader: Reader, where: str, fields: dict[str, Any]) -> None:
+    for name in ("tls", "backend_tls"):
+        if name in fields:
+            reader.wrong(f"{where}.{name}", "nothing ends TLS where ftp.pass_through is true")
+    for name in fields["ftp"].keys() - {"passive_ports", "peers", "pass_through"}:
+        shown = "public_address" if name == "public_addresses" else name
+        reader.wrong(f"{where}.ftp.{shown}", "the server's own affair with pass_through")
+    first, last = fields["ftp"].get("passive_ports", (1, 1))
+    if last - first >= MAX_MAPPED:
+        reader.wrong(
+            f"{where}.ftp.passive_ports",
+            f"expected {MAX_MAPPED} ports at most with pass_through, found {last - first + 1}",
+        )
+    peers = fields["ftp"].get("peers", ())
+    if len(peers) > MAX_MAPPED_PEERS:
+        reader.wrong(
+            f"{where}.ftp.peers",
+            f"expected {MAX_MAPPED_PEERS} networks at most with pass_through, found {len(peers)}",
+        )
+    # A data connection says nothing of the session that it belongs to, but whose client it is.
+    if len(fields.get("backends", ())) > 1 and fields.get("balance") not in ("failover", "source"):
+        reader.wrong(
+            f"{where}.balance",
+            'expected "failover" or "source" for more than one backend with pass_through',
+        )
 
 
 def _check_clients(reader: Reader, where: str, protocol: str, fields: dict[str, Any]) -> None:

@@ -92,6 +92,7 @@ class ServiceConfig:
         TLS that ends on the internal node needs channels that carry it as it is.
         """
         if self.channel == "auto":
+            # Where AUTH TLS is the server's own, what comes before it is clear.
             return self.protocol == "tcp" or (self.protocol == "ftp" and self.tls is None)
         return self.channel == "always"
 
@@ -102,10 +103,22 @@ class ServiceConfig:
         return self.channel != "never" and not protected
 
     @property
+    def mapped(self) -> tuple[int, int] | None:
+        """The ports that are mapped for FTP that passes unopened: the first, and the last."""
+        return self.ftp.passive_ports if self.ftp is not None and self.ftp.pass_through else None
+
+    @property
+    def mapped_tls(self) -> bool:
+        """Whether the channels of their connections are encrypted, which are TLS already."""
+        return self.channel == "always"
+
+    @property
     def channel_kinds(self) -> frozenset[bool]:
         """The kinds of data channels that its sessions may need, clear (False) and TLS (True)."""
         kinds = {self.tls_channel}
-        if self.ftp is not None:
+        if self.mapped is not None:
+            kinds.add(self.mapped_tls)
+        elif self.ftp is not None:
             ways = {"off": (False,), "allow": (False, True), "require": (True,)}
             kinds |= {self.transfer_channel(protected=way) for way in ways[self.ftp.data_tls]}
         return frozenset(kinds)
@@ -166,9 +179,28 @@ _SERVICE = Table(
 )
 
 
+def _check_mapped(reader: Reader, fields: dict[str, Any]) -> None:
+    """Note ranges that are mapped, and are not one service's alone."""
+    held: list[tuple[int, int, bool, str]] = []
+    for row in fields.get("service", ()):
+        ftp = (row or {}).get("ftp", {})
+        if "passive_ports" not in ftp:
+            continue
+        first, last = ftp["passive_ports"]
+        mapped = ftp.get("pass_through", False)
+        where = f'service "{row.get("name", "")}".ftp.passive_ports'
+        for other_first, other_last, other_mapped, name in held:
+            if first <= other_last and other_first <= last and (mapped or other_mapped):
+                reader.wrong(
+                    where, f'shares ports with service "{name}", and pass_through maps each to one'
+                )
+        held.append((first, last, mapped, row.get("name", "")))
+
+
 def _check_gateways(reader: Reader, where: str, fields: dict[str, Any]) -> None:
     """Note public addresses for gateways that are not there."""
     check_forwards(reader, fields)
+    _check_mapped(reader, fields)
     names = {row.get("name") for row in fields.get("gateway", ()) if row}
     for row in fields.get("service", ()):
         for name in (row or {}).get("ftp", {}).get("public_addresses", {}):

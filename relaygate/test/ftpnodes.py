@@ -218,9 +218,10 @@ class FTPCase(TestCase):
             lambda: (
                 not (
                     transfers._all
+                    or transfers._mapped
                     or self.bound
                     or len(link.dataway)
-                    or any(relay._transfers for relay in self.running)
+                    or any(getattr(relay, "_transfers", ()) for relay in self.running)
                 )
             ),
             "the end of all transfers",

@@ -81,6 +81,10 @@ class ContractTests(SynchronousTestCase):
             "max_sessions_per_address": most,
             "balance": "least-sessions",
             "persistence": most,
+            "map_first": 50_000,
+            "map_last": 50_999,
+            "map_peers": "n" * 200,
+            "map_tls": False,
         }
         self.fits(commands.Declare.arguments, "services", longest)
 

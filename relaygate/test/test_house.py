@@ -86,6 +86,7 @@ ORDER: Final = {
     "pool": 350,
     "supply": 350,
     "lobby": 350,
+    "mapped": 355,
     "listeners": 360,
     "passive": 360,
     "rendezvous": 365,
@@ -103,6 +104,7 @@ ORDER: Final = {
     "enrolled": 370,
     "frontsession": 370,
     "dataway": 360,
+    "mappeddata": 365,
     "gatewaylink": 370,
     # 4, roles
     "forwards": 395,
