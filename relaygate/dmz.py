@@ -138,6 +138,7 @@ class DMZNode(Service):
             Caps(config.max_forwards, config.max_forwards_per_address),
         )
         self.listeners.rules = config.listen
+        self.transfers.ranges.check_again()
         self.book.check_again(config.nodes)
         return told
 

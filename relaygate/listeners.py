@@ -181,19 +181,12 @@ class Listeners:
         if offer.balance not in RULES:
             return f"this DMZ node does not know the balance {offer.balance!r}"
         if not self._permits(offer):
-            return f"the DMZ's policy.listen does not permit {offer.listen}"
-        if offer.mapping is not None and not self._maps(offer.listen.host, offer.mapping):
-            return (
-                f"the DMZ's policy.listen does not permit {offer.listen.host} with the ports"
-                f" {offer.mapping.first}-{offer.mapping.last}, which are to be mapped"
-            )
+            mapping = offer.mapping
+            more = f" with the ports {mapping.first}-{mapping.last}" if mapping else ""
+            return f"the DMZ's policy.listen does not permit {offer.listen}{more}"
         if offer.listen in wanted:
             return f"{offer.listen} is asked for twice, by {wanted[offer.listen].name!r} as well"
         return None
-
-    def _maps(self, host: str, mapping: Mapping) -> bool:
-        ports = (HostPort(host, port) for port in range(mapping.first, mapping.last + 1))
-        return all(any(rule.permits(port) for rule in self._rules) for port in ports)
 
     def _join(self, node: INode, offer: Offer) -> str | None:
         listener = self._by_address.get(offer.listen)
@@ -223,7 +216,11 @@ class Listeners:
         return None
 
     def _permits(self, offer: Offer) -> bool:
-        return any(rule.permits(offer.listen) for rule in self.rules)
+        wanted = [offer.listen]
+        if offer.mapping is not None:
+            first, last = offer.mapping.first, offer.mapping.last
+            wanted += [HostPort(offer.listen.host, port) for port in range(first, last + 1)]
+        return all(any(rule.permits(each) for rule in self.rules) for each in wanted)
 
     def replace(self, older: INode, newer: INode) -> None:
         """*newer* stands in *older*'s place from now on."""

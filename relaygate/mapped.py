@@ -135,6 +135,13 @@ class MappedPorts:
         if not needed.by_client:
             needed.closing = self._reactor.callLater(LINGER_S, self._close, key)
 
+    def check_again(self) -> None:
+        """The policy has changed: what it does not permit any more is closed."""
+        for (host, mapping), needed in self._ranges.items():
+            allowed = set(self._allowed(host, (mapping.first, mapping.last)))
+            for number in needed.ports.keys() - allowed:
+                needed.ports.pop(number).stopListening()
+
     def stop(self) -> None:
         """Close all ranges."""
         for key in list(self._ranges):

@@ -11,20 +11,18 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate import mapped, mappeddata
-from relaygate.addresses import ListenRule
 from relaygate.config import load_internal
 from relaygate.enrolled import _offer
 from relaygate.errors import NoNode
 from relaygate.listeners import Listeners
 from relaygate.mapped import MappedPorts, Mapping
-from relaygate.outcome import Cause
 from relaygate.protocols.preamble import SessionReply
-from relaygate.test.farend import Ending, payload, until
+from relaygate.test.farend import Ending, payload, reactor, until
 from relaygate.test.ftpnodes import BACKEND, CLIENT, GATE, INSIDE, SPAN, STRANGER, FTPCase
 from relaygate.test.ftppeers import Door, Line
 from relaygate.test.test_config import FileCase
 from relaygate.test.test_config_ftp import FTP, FTPS, HEAD, KEYS, PORTS
-from relaygate.test.test_listeners import RULES, ListenersCase, Node, offer
+from relaygate.test.test_listeners import ListenersCase, Node, offer
 from relaygate.test.wire import lines, logged
 
 PORT = SPAN[0] + 7
@@ -344,7 +342,7 @@ class RangeTests(ListenersCase):
             wider = Mapping("ftp", first, last, (), False)
             bad = offer("ftp", "0.0.0.0:21", protocol="ftp-mapped", mapping=wider)
             refused = self.listeners.declare(Node("node-b"), [bad])
-            self.assertIn("does not permit 0.0.0.0 with the ports", refused["ftp"])
+            self.assertIn("does not permit 0.0.0.0:21 with the ports", refused["ftp"])
 
     def test_older_dmz_node(self) -> None:
         """A node that knows no mapping refuses the service by name, and opens nothing."""
@@ -383,19 +381,26 @@ class RangeTests(ListenersCase):
     def test_port_in_use(self) -> None:
         """A port that somebody else holds is a gap, and a warning that names it."""
         told = noted(self)
-        with socket.create_server((GATE, PORT)):
+        with socket.create_server((GATE, 0)) as held:
+            number = held.getsockname()[1]
             ranges = MappedPorts(
                 Clock(), lambda _, ports: range(ports[0], ports[1] + 1), lambda *_: None
             )
-            ranges.begin("1", CLIENT, GATE, Mapping("ftp", PORT, PORT, (), False))
+            ranges.begin("1", CLIENT, GATE, Mapping("ftp", number, number, (), False))
             self.addCleanup(ranges.stop)
         self.assertEqual(ranges.bound, set())
-        self.assertTrue(any("range has gaps" in line and str(PORT) in line for line in told()))
+        self.assertTrue(any("range has gaps" in line and str(number) in line for line in told()))
 
-    def test_rules(self) -> None:
-        """The rules of these tests are what they seem."""
-        self.assertEqual(RULES, [ListenRule.parse("0.0.0.0:20-29")])
-        self.assertIs(Cause("shutdown"), Cause.SHUTDOWN)
+    def test_narrower_policy(self) -> None:
+        """What the policy does not permit any more is closed, the rest stays (Lesson 10)."""
+        permitted = [PORT, PORT + 1]
+        ranges = MappedPorts(reactor, lambda *_: permitted, lambda *_: None)
+        self.addCleanup(ranges.stop)
+        ranges.begin("1", CLIENT, GATE, Mapping("ftp", PORT, PORT + 1, (), False))
+        self.assertEqual(ranges.bound, {(GATE, PORT), (GATE, PORT + 1)})
+        permitted.pop()
+        ranges.check_again()
+        self.assertEqual(ranges.bound, {(GATE, PORT)})
 
 
 class ConfigTests(FileCase):
