@@ -27,8 +27,8 @@ from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from zope.interface import implementer
 
 from relaygate.addresses import HostPort
-from relaygate.dialleg import DialledLeg, Unread
-from relaygate.legs import ClientLeg, Leg
+from relaygate.dialleg import ClientLeg, DialledLeg, Unread
+from relaygate.legs import Leg
 
 # RFC 8305, section 5: how long one try is alone.
 NEXT_TRY_S = 0.25

@@ -1,5 +1,5 @@
 """
-A leg to a literal address, from its first packet on.
+Legs that are dialled: to a literal address, from the first packet on, and for Twisted's endpoints.
 
 Twisted makes a client out of a connector, a factory, a resolver and three turns of its reactor.
 With an address that needs no resolver all of that is one ``connect(2)`` and one wait for the socket
@@ -14,20 +14,20 @@ import socket
 from typing import Any
 
 from twisted.internet import tcp
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import TimeoutError, getConnectError
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
 from relaygate.legs import Leg, tune
+from relaygate.socketleg import SocketLeg
 
 
 class Unread(Protocol):
     """A connection that is just made; all that comes waits in the kernel."""
 
 
-class DialledLeg(Leg, tcp.Connection):
+class DialledLeg(SocketLeg):
     """
     A connection that is being made to *host* (an IP literal of *version* 4 or 6) and *port*.
 
@@ -38,7 +38,6 @@ class DialledLeg(Leg, tcp.Connection):
     Raises :class:`OSError` where the kernel has no socket for it.
     """
 
-    _base = tcp.Connection
     logstr = "Leg,client"
 
     def __init__(
@@ -50,9 +49,10 @@ class DialledLeg(Leg, tcp.Connection):
         timeout_s: float,
         source: tuple[str, int] | None = None,
     ) -> None:
-        self._version = version
         family = socket.AF_INET if version == 4 else socket.AF_INET6
-        super().__init__(tune(socket.socket(family, socket.SOCK_STREAM)), Unread(), reactor)
+        skt = tune(socket.socket(family, socket.SOCK_STREAM))
+        peer = (host, port) if version == 4 else (host, port, 0, 0)
+        super().__init__(skt, peer, Unread(), reactor)
         self.reached: Deferred[DialledLeg] = Deferred(lambda _: self._give_up())
         self._limit = reactor.callLater(timeout_s, self._fail, TimeoutError())
         try:
@@ -61,7 +61,7 @@ class DialledLeg(Leg, tcp.Connection):
                 # once.
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 self.socket.bind(source)
-            number = self.socket.connect_ex((host, port))
+            number = self.socket.connect_ex(peer)
         except OSError as error:
             number = error.errno or errno.EIO
         if number in (0, errno.EINPROGRESS):
@@ -108,13 +108,35 @@ class DialledLeg(Leg, tcp.Connection):
         self._give_up()
         self.reached.errback(error)
 
-    def getHost(self) -> IPv4Address | IPv6Address:
-        """See :class:`twisted.internet.interfaces.ITransport`."""
-        return self._address(self.socket.getsockname())
 
-    def getPeer(self) -> IPv4Address | IPv6Address:
-        """See :class:`twisted.internet.interfaces.ITransport`."""
-        return self._address(self.socket.getpeername())
+class ClientLeg(Leg, tcp.Client):
+    """What Twisted's endpoints dial; it is not read until somebody starts to."""
 
-    def _address(self, name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
-        return IPv4Address("TCP", *name) if self._version == 4 else IPv6Address("TCP", *name)
+    def createInternetSocket(self) -> socket.socket:
+        """See :class:`twisted.internet.tcp.BaseClient`."""
+        return tune(super().createInternetSocket())
+
+    def startReading(self) -> None:
+        """
+        See :class:`twisted.internet.abstract.FileDescriptor`.
+
+        Twisted asks for it while it connects, too; being writable tells as much.
+        """
+        if self.connected:
+            super().startReading()
+
+    def failIfNotConnected(self, err: Exception) -> None:
+        """See :class:`twisted.internet.tcp.BaseClient`."""
+        if not self.connected and hasattr(self, "socket"):
+            # The reactor may only have seen that the connection is dead: the kernel knows why.
+            number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if number:
+                err = getConnectError((number, os.strerror(number)))
+        super().failIfNotConnected(err)
+
+    def _connectDone(self) -> None:
+        # As Twisted has it, without the first look at what came.
+        self.protocol = self.connector.buildProtocol(self.getPeer())
+        self.connected = 1
+        self.logstr = "Leg,client"
+        self.protocol.makeConnection(self)

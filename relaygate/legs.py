@@ -21,14 +21,13 @@ Only protocols that own a leg, and :mod:`relaygate.relay`, end, pause or abort o
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Protocol, cast
 
 from OpenSSL import SSL
 from twisted.internet import main, tcp
-from twisted.internet.error import ConnectionLost, getConnectError
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 
 from relaygate.quiettls import QuietTLS
@@ -95,7 +94,7 @@ def tune(skt: socket.socket) -> socket.socket:
 
 
 class Leg(_Base):
-    """What :class:`ServerLeg` and :class:`ClientLeg` share."""
+    """What every leg has, over one of Twisted's TCP transports."""
 
     tls: SSL.Connection | None = None
     inbound: IPump | None = None
@@ -411,40 +410,3 @@ def tls_error_text(error: SSL.Error) -> str:
     if error.args and isinstance(error.args[0], list):
         return ", ".join(str(entry[-1]) for entry in error.args[0]) or "connection lost"
     return str(error) or "connection lost"
-
-
-class ServerLeg(Leg, tcp.Server):
-    """A connection that was accepted."""
-
-
-class ClientLeg(Leg, tcp.Client):
-    """A connection that was dialled; it is not read until somebody starts to."""
-
-    def createInternetSocket(self) -> socket.socket:
-        """See :class:`twisted.internet.tcp.BaseClient`."""
-        return tune(super().createInternetSocket())
-
-    def startReading(self) -> None:
-        """
-        See :class:`twisted.internet.abstract.FileDescriptor`.
-
-        Twisted asks for it while it connects, too; being writable tells as much.
-        """
-        if self.connected:
-            super().startReading()
-
-    def failIfNotConnected(self, err: Exception) -> None:
-        """See :class:`twisted.internet.tcp.BaseClient`."""
-        if not self.connected and hasattr(self, "socket"):
-            # The reactor may only have seen that the connection is dead: the kernel knows why.
-            number = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if number:
-                err = getConnectError((number, os.strerror(number)))
-        super().failIfNotConnected(err)
-
-    def _connectDone(self) -> None:
-        # As Twisted has it, without the first look at what came.
-        self.protocol = self.connector.buildProtocol(self.getPeer())
-        self.connected = 1
-        self.logstr = "Leg,client"
-        self.protocol.makeConnection(self)

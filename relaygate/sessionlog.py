@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from twisted.logger import Logger
+from time import time
+
+from twisted.logger import LogEvent, Logger, LogLevel
 
 from relaygate.outcome import Cause, Outcome, Phase
 
@@ -11,6 +13,8 @@ ID_BYTES = 8
 # much, and these are most of the lines.
 LINE_FORMAT = "{log_line}"
 
+_USUAL = (Cause.DONE, Cause.CLIENT, Cause.INSIDE)
+
 
 def log_open(log: Logger, **fields: object) -> None:
     """Write the line at a session's start.
@@ -18,7 +22,7 @@ def log_open(log: Logger, **fields: object) -> None:
     *fields* hold ``session``, the id; a value with blanks is quoted, so that it cannot pass for
     another field.
     """
-    log.info(LINE_FORMAT, log_line=_line("open", fields), **fields)
+    _write(log, LogLevel.info, "open", fields)
 
 
 def log_end(log: Logger, outcome: Outcome, **fields: object) -> None:
@@ -28,16 +32,28 @@ def log_end(log: Logger, outcome: Outcome, **fields: object) -> None:
         fields["detail"] = outcome.detail
     # How a client leaves is its own affair, and what happens inside is told there; the others are
     # for an operator to look at.
-    usual = (Cause.DONE, Cause.CLIENT, Cause.INSIDE)
-    quiet = outcome.cause in usual and outcome.phase is Phase.RELAY
-    write = log.info if quiet else log.warn
-    write(LINE_FORMAT, log_line=_line("end", fields), **fields)
+    quiet = outcome.phase is Phase.RELAY and outcome.cause in _USUAL
+    _write(log, LogLevel.info if quiet else LogLevel.warn, "end", fields)
 
 
 def log_event(log: Logger, what: str, *, usual: bool, **fields: object) -> None:
     """Write a line about *what* happened in a session; one that is not *usual* as a warning."""
-    write = log.info if usual else log.warn
-    write(LINE_FORMAT, log_line=_line(what, fields), **fields)
+    _write(log, LogLevel.info if usual else LogLevel.warn, what, fields)
+
+
+def _write(log: Logger, level: object, what: str, fields: dict[str, object]) -> None:
+    """What :meth:`Logger.emit` does, which sorts the levels there are for each event."""
+    event: LogEvent = {
+        **fields,
+        "log_line": _line(what, fields),
+        "log_logger": log,
+        "log_level": level,
+        "log_namespace": log.namespace,
+        "log_source": log.source,
+        "log_format": LINE_FORMAT,
+        "log_time": time(),
+    }
+    log.observer(event)
 
 
 def _line(what: str, fields: dict[str, object]) -> str:

@@ -69,6 +69,7 @@ ORDER: Final = {
     "pipes": 300,
     "quiettls": 300,
     "legs": 310,
+    "socketleg": 315,
     "dialleg": 320,
     "legport": 320,
     "pump": 320,

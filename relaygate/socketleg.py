@@ -1,0 +1,117 @@
+"""
+Legs on sockets of our own: accepted ones, and what dialled ones (:mod:`relaygate.dialleg`) share.
+
+Twisted's servers and clients carry names for their log lines, and ways to end that suit every
+transport.  A session has two legs on each node, so here is :class:`twisted.internet.tcp.Connection`
+with what remains of both once the connection stands, and a short way out.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet import abstract, main, tcp
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import IProtocol
+from twisted.python.failure import Failure
+
+from relaygate.legs import Leg
+
+_DONE = Failure(main.CONNECTION_DONE)
+
+
+class _Connection(tcp.Connection):
+    """
+    Twisted's connection, but for what it does more than once.
+
+    *peer* is the other end's address, as the kernel has it.
+    """
+
+    _base = tcp.Connection
+    _reading = False
+    _writing = False
+
+    def __init__(
+        self, skt: socket.socket, peer: tuple[Any, ...], protocol: IProtocol, reactor: Any
+    ) -> None:
+        super().__init__(skt, protocol, reactor)
+        self._peer = peer
+
+    def getPeer(self) -> IPv4Address | IPv6Address:
+        """See :class:`twisted.internet.interfaces.ITransport`."""
+        return _address(self._peer)
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        """See :class:`twisted.internet.interfaces.ITransport`."""
+        return _address(self.socket.getsockname())
+
+    # The reactor is asked only to forget what it may know: each way of ending stops both.
+
+    def startReading(self) -> None:
+        """See :class:`twisted.internet.abstract.FileDescriptor`."""
+        self._reading = True
+        super().startReading()
+
+    def stopReading(self) -> None:
+        """See :class:`twisted.internet.abstract.FileDescriptor`."""
+        if self._reading:
+            self._reading = False
+            super().stopReading()
+
+    def startWriting(self) -> None:
+        """See :class:`twisted.internet.abstract.FileDescriptor`."""
+        self._writing = True
+        super().startWriting()
+
+    def stopWriting(self) -> None:
+        """See :class:`twisted.internet.abstract.FileDescriptor`."""
+        if self._writing:
+            self._writing = False
+            super().stopWriting()
+
+    def loseConnection(self) -> None:
+        """See :class:`twisted.internet.interfaces.ITransport`."""
+        if self.connected and not self.disconnecting and self._writeDisconnected:
+            # As Twisted has it, without a failure made for each connection.
+            self.connectionLost(_DONE)
+        else:
+            super().loseConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """See :class:`twisted.internet.tcp.Connection`; like that one it may be called twice."""
+        if not hasattr(self, "socket"):
+            return
+        abstract.FileDescriptor.connectionLost(self, reason)
+        self._closeSocket(reason.type is not ConnectionAborted)
+        protocol = self.protocol
+        del self.protocol, self.socket, self.fileno
+        protocol.connectionLost(reason)
+
+
+def _address(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
+    return IPv4Address("TCP", *name) if len(name) == 2 else IPv6Address("TCP", *name)
+
+
+class SocketLeg(Leg, _Connection):
+    """A leg on a socket that is ours."""
+
+
+class ServerLeg(SocketLeg):
+    """A connection that was accepted; made as :class:`twisted.internet.tcp.Server` is."""
+
+    logstr = "Leg,server"
+
+    def __init__(
+        self,
+        skt: socket.socket,
+        protocol: IProtocol,
+        client: tuple[Any, ...],
+        _port: tcp.Port,
+        _number: int,
+        reactor: Any,
+    ) -> None:
+        super().__init__(skt, client, protocol, reactor)
+        self.startReading()
+        self.connected = True
