@@ -47,6 +47,11 @@ class Node(Program):
         command += [_COMMANDS[role], "--config", str(self.config_file)]
         super().__init__(case, name, command, where=where)
 
+    def begin_with(self, code: str) -> None:
+        """Have some lines of Python run first, in its process: that makes another version of it."""
+        at = self._argv.index("-c") + 1
+        self._argv[at] = f"{code}\n{self._argv[at]}"
+
     def configure(self, config: str) -> None:
         """Write another configuration, for the next start or reload."""
         self.config_file.write_text(f"{config}\n{self._identity}")

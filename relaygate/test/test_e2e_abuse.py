@@ -27,10 +27,11 @@ from relaygate.test.gateway import (
     ssh_service,
     tcp_service,
 )
-from relaygate.test.netns import Network
+from relaygate.test.netns import Network, require_program
 from relaygate.test.openssh import Keys
 from relaygate.test.peers import (
     PATIENCE_S,
+    Conversation,
     Server,
     dial,
     echo,
@@ -305,6 +306,19 @@ class StolenKeyTests(AbuseTestCase):
             with contextlib.suppress(OSError):
                 peer.sendall(data)
             self.assertTrue(await in_thread(self.ended_in_silence, peer))
+        await self.unharmed()
+
+    async def test_no_early_data(self) -> None:
+        """No ticket lets a client send before the handshake, which could be replayed (TLS 1.3)."""
+        folder = self.gateway.authority.folder
+        program = [require_program("openssl"), "s_client", "-alpn", ALPN_CHANNEL.decode()]
+        program += ["-connect", f"{Network.dmz_inner_address}:{UPLINK_PORT}"]
+        program += ["-cert", str(folder / "node-z.pem"), "-key", str(folder / "node-z.key")]
+        program += ["-CAfile", str(folder / "ca.pem"), "-verify_return_error"]
+        client = Conversation(self.gateway.private, program)
+        await in_thread(client.hear, b"Post-Handshake New Session Ticket arrived")
+        await in_thread(client.hear, b"Max Early Data: 0\n")
+        await in_thread(client.end)
         await self.unharmed()
 
     def ended_in_silence(self, peer: ssl.SSLSocket) -> bool:
