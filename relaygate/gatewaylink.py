@@ -375,6 +375,9 @@ class GatewayLink(MultiService):
         self.log.info(
             "{gateway} says farewell: {reason!r}", gateway=self.gateway_name, reason=reason
         )
+        if self._supply is not None and uplink is self._uplink:
+            # Its idle channels end now, which is nothing to warn of.
+            self._supply.close()
 
     def uplink_lost(self, uplink: Uplink, reason: str) -> None:
         """See :class:`relaygate.uplink.IUplinkEnd`."""

@@ -249,11 +249,13 @@ class Program(MultiService):
         if soft < hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         room = max(0, (hard - SPARE_DESCRIPTORS) // 2)
-        write = self.log.info if room >= self._max_sessions else self.log.warn
+        few = room < self._max_sessions
+        write = self.log.warn if few else self.log.info
         write(
-            "descriptors: {limit}, enough for about {sessions} sessions",
+            "descriptors: {limit}, enough for about {sessions} sessions{remedy}",
             limit=hard,
             sessions=room,
+            remedy=f" of the {self._max_sessions} that are allowed: raise the limit" if few else "",
         )
         signal.signal(signal.SIGHUP, self._from_signal(self._reload))
         if self._observer is not None:

@@ -103,6 +103,15 @@ class LinkTests(TestCase):
         await until(lambda: self.pools() == [(2, 0)], "the pool")
         self.assertTrue(link.up)
 
+    async def test_gateway_stops(self) -> None:
+        """A DMZ node that says farewell takes its idle channels along, and no line warns of it."""
+        self.link(service())
+        await until(lambda: self.pools() == [(2, 0)], "the pool")
+        with logged() as events:
+            self.book.stop("the DMZ node is shutting down")
+            await until(lambda: lines(events, "uplink lost: gateway=dmz"), "the end of the uplink")
+        self.assertEqual(lines(events, "a data channel"), [])
+
     async def test_superseded(self) -> None:
         """Of two processes with one name the newer serves, and the older one keeps away a while."""
         older = self.link(service())

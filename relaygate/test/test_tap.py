@@ -25,7 +25,7 @@ from relaygate.identity import Role
 from relaygate.tap import NodeOptions, Program
 from relaygate.test.nodes import Authority, Node
 from relaygate.test.programs import completed, new_folder
-from relaygate.test.wire import until
+from relaygate.test.wire import lines, logged, until
 
 TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile=")
 
@@ -236,6 +236,15 @@ class ProgramTests(SynchronousTestCase):
         """The soft limit of descriptors is raised to the hard one (Requirement 84)."""
         Program(self.reactor, self.keeper.reload, self.observer).startService()
         self.assertEqual(self.limits, [(4096, 4096)])
+
+    def test_too_few_descriptors(self) -> None:
+        """Where the limit is too low for the sessions that are allowed, a warning says so."""
+        for wanted, warned in ((1536, False), (1537, True)):
+            with logged() as events:
+                made = Program(self.reactor, self.keeper.reload, self.observer, max_sessions=wanted)
+                made.startService()
+            (line,) = lines(events, "descriptors: 4096, enough for about 1536 sessions")
+            self.assertEqual("of the 1537 that are allowed: raise the limit" in line, warned)
 
 
 class Parent(Componentized, MultiService):
