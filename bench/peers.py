@@ -126,6 +126,7 @@ nodes = ["node-a"]
 listen = [{rules}]
 max_sessions = {MAX_SESSIONS}
 max_sessions_per_address = {MAX_SESSIONS}
+max_rate_per_address = 0
 """,
         "node-a": f"""
 [[gateway]]

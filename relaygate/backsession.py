@@ -19,14 +19,18 @@ from relaygate.addresses import HostPort
 from relaygate.admission import Caps, Counted, Tally
 from relaygate.backends import Backend, Backends
 from relaygate.dataway import DataWay
-from relaygate.errors import Refusal, TooMany, UnknownService
+from relaygate.errors import Refusal, TooMany, TurnedAway, UnknownService
 from relaygate.ftprelay import FTPRelay, FTPSettings
+from relaygate.gate import allows
+from relaygate.guard import Guard, Offence
 from relaygate.handshake import HandshakeFailed, shake_hands
 from relaygate.legs import Leg
 from relaygate.mappeddata import MappedData
+from relaygate.networks import NetworkSet, source_of
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.pipes import PipeShelf
 from relaygate.protocols.preamble import SessionReply, SessionStart
+from relaygate.protocols.proxyheader import header_for
 from relaygate.relay import Relay
 from relaygate.servicekeys import ServiceFiles, ServiceKey
 from relaygate.servicetls import BackendTLS, service_context
@@ -69,6 +73,10 @@ class Service:
         self.ftp = ftp
         self.mapped = mapped
         self.mapped_tls = mapped_tls
+        self.allow: NetworkSet | None = None
+        self.deny: NetworkSet | None = None
+        self.proxy_protocol = "none"
+        self.guard: Guard | None = None
         self.tls: SSL.Context | None = None
         self.key: ServiceKey | None = None
         self.backend_tls: BackendTLS | None = None
@@ -144,13 +152,16 @@ class BackSession:
         if service is None:
             self._refuse(refusal or UnknownService())
             return
-        address = self.start.client[0]
+        address = source_of(self.start.client[0])
         has_room = service.sessions.has_room(address)
         service.sessions.add(address)
         self._counted = service.sessions
         self._tally = service.tally
         if refusal is not None or not has_room:
             self._refuse(refusal or TooMany())
+            return
+        if not self._may_come(service):
+            self._refuse(TurnedAway())
             return
         try:
             reached, inner = await self._reach(service)
@@ -189,6 +200,16 @@ class BackSession:
         service.backends.worked(reached, address)
         self._relay(service, outer, inner, opened)
 
+    def _may_come(self, service: Service) -> bool:
+        """The DMZ node has asked this already, if it is sound and of our age (lesson 21)."""
+        client = self.start.client[0]
+        try:
+            banned = service.guard is not None and service.guard.bans(client)
+            return not banned and allows(service.allow, service.deny, client)
+        except ValueError:
+            # What a DMZ node calls a client is no address.
+            return False
+
     async def _secure(self, outer: Leg, context: SSL.Context) -> None:
         outer.stopReading()
         await shake_hands(outer, lambda: outer.start_tls(context, server=True), self._reactor)
@@ -210,7 +231,14 @@ class BackSession:
         reached, leg = await service.backends.reach(self.start.client[0], end, note)
         self._backends, self._reached = service.backends, reached
         self._backend, self._host = reached.name, reached.target.host
+        if service.proxy_protocol != "none":
+            # First of all, in one write, before TLS (requirement 76).
+            leg.write(self._proxy_header(service))
         return reached, leg
+
+    def _proxy_header(self, service: Service) -> bytes:
+        start = self.start
+        return header_for(service.proxy_protocol, start.client, start.reached, start.session)
 
     def _relay(self, service: Service, outer: Leg, inner: Leg, opened: Opened | None) -> None:
         self.relay = Relay(
@@ -274,8 +302,14 @@ class BackSession:
             self._end,
             self._fields(),
         )
+        self.relay.login_refused = lambda: self._login_refused(service)
         log_open(self.log, **self._fields())
         self.relay.start()
+
+    def _login_refused(self, service: Service) -> None:
+        guard = service.guard
+        if guard is not None and guard.offended(Offence.FTP_LOGIN, self.start.client[0]):
+            self.abort(Cause.POLICY, "banned: too many refused logins")
 
     def _refuse(self, refusal: Refusal) -> None:
         self._tally.refused += 1
@@ -303,7 +337,7 @@ class BackSession:
         if self._backends is not None and self._reached is not None:
             self._backends.release(self._reached)
         if self._counted is not None:
-            self._counted.remove(self.start.client[0])
+            self._counted.remove(source_of(self.start.client[0]))
         self._ended(self)
 
     def _fields(self) -> dict[str, object]:

@@ -9,9 +9,13 @@ one that it may ignore (a new argument, a new command) raises :data:`MINOR`.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from twisted.protocols import amp
+
+# Raised as often by those who answer as by the types.
+from relaygate.arguments import BadArgument as BadArgument  # noqa: PLC0414
+from relaygate.arguments import Flag, Number, Octets, Rows, Text
 
 MAJOR = 1
 MINOR = 2
@@ -22,22 +26,27 @@ Fields = list[tuple[bytes, amp.Argument]]
 ALPN_UPLINK = f"relaygate/{MAJOR}".encode()
 ALPN_CHANNEL = f"relaygate-channel/{MAJOR}".encode()
 
-# A box of a page this long stays below AMP's 65,535 bytes a value whatever the services are called.
+# The most on one page; there are fewer where they are long, since a value of AMP's is 65,535 bytes.
 SERVICES_PER_PAGE = 100
+PAGE_BYTES = 60_000
 # A node's configuration holds 1,024 services at most; the DMZ node opens them in one turn.
-MAX_PAGES = 11
+MAX_PAGES = 16
 MAX_CHANNELS_PER_ASK = 1024
 # Listeners on one page of a report, and figures of the DMZ node as a whole.
 LISTENERS_PER_PAGE = 100
 MAX_FIGURES = 256
+# A name of a list of networks: the hash of what is in it.
+LIST_NAME_CHARACTERS = 32
+# Pages of a list that fills a node's share of the DMZ's memory, and bytes of each family in one.
+LIST_PAGE_BYTES = 32 * 1024
+MAX_LIST_PAGES = 1024
+# Bans that one call sets or lifts, and seconds that they may last.
+BANS_PER_PAGE = 500
+MAX_BAN_S = 2**22
 # Networks whose members may open a session's data connections in its client's place.
 MAX_PEERS = 16
 # Ports that one service may have mapped: they are bound in one turn.
 MAX_MAPPED = 1000
-
-
-class BadArgument(Exception):
-    """An argument is missing, of the wrong type, or out of its bounds."""
 
 
 class VersionRefused(Exception):
@@ -63,75 +72,6 @@ ERRORS: dict[type[Exception], bytes] = {
     NotPermitted: b"NOT_PERMITTED",
     NotPossible: b"NOT_POSSIBLE",
 }
-
-
-class Text(amp.Unicode):
-    """UTF-8 text of at most *longest* characters, printable."""
-
-    def __init__(self, longest: int, optional: bool = False) -> None:
-        super().__init__(optional)
-        self.longest = longest
-
-    def fromString(self, inString: bytes) -> str:
-        """Raises :class:`BadArgument`."""
-        try:
-            text = inString.decode()
-        except UnicodeDecodeError:
-            raise BadArgument("a text is not UTF-8") from None
-        if len(text) > self.longest or not text.isprintable():
-            raise BadArgument(f"a text is longer than {self.longest} or not printable")
-        return text
-
-
-class Number(amp.Integer):
-    """An integer from *least* to *most*, in decimal digits."""
-
-    def __init__(self, least: int, most: int, optional: bool = False) -> None:
-        super().__init__(optional)
-        self.least = least
-        self.most = most
-
-    def fromString(self, inString: bytes) -> int:  # type: ignore[override]
-        """Raises :class:`BadArgument`."""
-        if (
-            not inString.isdigit()
-            or len(inString) > 20
-            or not self.least <= int(inString) <= self.most
-        ):
-            raise BadArgument(f"not a number from {self.least} to {self.most}")
-        return int(inString)
-
-
-class Flag(amp.Boolean):
-    """True or False."""
-
-    def fromString(self, inString: bytes) -> bool:
-        """Raises :class:`BadArgument`."""
-        if inString not in (b"True", b"False"):
-            raise BadArgument("neither True nor False")
-        return inString == b"True"
-
-
-class Rows(amp.AmpList):
-    """A list of at most *most* records."""
-
-    def __init__(self, subargs: list[tuple[bytes, amp.Argument]], most: int) -> None:
-        super().__init__(subargs)
-        self.most = most
-
-    def fromStringProto(self, inString: bytes, proto: object) -> list[dict[str, Any]]:
-        """Raises :class:`BadArgument`."""
-        try:
-            rows: list[dict[str, Any]] = super().fromStringProto(inString, proto)
-            if sum(len(box.serialize()) for box in amp.parseString(inString)) != len(inString):
-                raise BadArgument("a list is cut short")
-        except (KeyError, ValueError, EOFError, AttributeError, amp.AmpError) as error:
-            # AttributeError: for too long a key AMP asks the helper that parses lists to close a
-            # connection, which it has not.
-            raise BadArgument(f"a list cannot be read: {type(error).__name__}") from None
-        if len(rows) > self.most:
-            raise BadArgument(f"a list holds more than {self.most} records")
-        return rows
 
 
 class Hello(amp.Command):
@@ -192,6 +132,10 @@ class Declare(amp.Command):
                     (b"map-last", Number(1024, 65535, optional=True)),
                     (b"map-peers", Text(200, optional=True)),
                     (b"map-tls", Flag(optional=True)),
+                    (b"max-rate", Number(0, 2**31, optional=True)),
+                    (b"max-rate-per-address", Number(0, 2**31, optional=True)),
+                    (b"allow", Text(LIST_NAME_CHARACTERS, optional=True)),
+                    (b"deny", Text(LIST_NAME_CHARACTERS, optional=True)),
                 ],
                 SERVICES_PER_PAGE,
             ),
@@ -318,6 +262,47 @@ class CloseTransfer(amp.Command):
     errors = ERRORS
 
 
+class PutNetworks(amp.Command):
+    """
+    internal node -> DMZ node: one page of a list of networks.  (Since minor version 2.)
+
+    By its ``name`` a later Declare speaks of it: BLAKE2b of 16 bytes, in hex, over the length of
+    all of ``four`` (8 bytes), all of ``four``, all of ``six``.  These are spans of IPv4 and IPv6:
+    first and last address, ascending, disjoint.  ``known`` in the answer to page 0 says that the
+    DMZ node has that list already, so that no further page is due.  A list that the next whole
+    Declare does not name is forgotten.
+    """
+
+    arguments = [
+        (b"name", Text(LIST_NAME_CHARACTERS)),
+        (b"page", Number(0, MAX_LIST_PAGES - 1)),
+        (b"last", Flag()),
+        (b"four", Octets(LIST_PAGE_BYTES)),
+        (b"six", Octets(LIST_PAGE_BYTES)),
+    ]
+    response = [(b"known", Flag())]
+    errors = ERRORS
+
+
+class Ban(amp.Command):
+    """
+    internal node -> DMZ node: these networks may not come for so long, to any service.  (Since
+    minor version 2.)
+
+    ``seconds`` of 0 lifts the ban of the very same network.  ``full`` in the answer says how many
+    were not taken, since the DMZ node's table is full.
+    """
+
+    arguments = [
+        (
+            b"bans",
+            Rows([(b"network", Text(64)), (b"seconds", Number(0, MAX_BAN_S))], BANS_PER_PAGE),
+        )
+    ]
+    response = [(b"full", Number(0, BANS_PER_PAGE))]
+    errors = ERRORS
+
+
 class Report(amp.Command):
     """
     internal node -> DMZ node: how are you?  (Since minor version 2.)
@@ -389,6 +374,8 @@ ALL: dict[bytes, type[amp.Command]] = {
         Connect,
         Await,
         CloseTransfer,
+        PutNetworks,
+        Ban,
         Report,
         Ping,
         Farewell,

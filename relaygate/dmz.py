@@ -23,14 +23,17 @@ from relaygate.desk import Desk
 from relaygate.destinations import Destinations
 from relaygate.egress import Egress
 from relaygate.enrolled import NodeBook
-from relaygate.frontsession import Reception
+from relaygate.gate import Gate, Turned
 from relaygate.identity import Identity
+from relaygate.intake import Intake
 from relaygate.legport import LegPort, WaitingLeg
 from relaygate.listeners import Listener, Listeners
 from relaygate.lobby import Lobby
 from relaygate.outcome import Cause
 from relaygate.passive import PassivePorts
 from relaygate.pipes import PipeShelf
+from relaygate.rates import Rates
+from relaygate.reception import Reception
 from relaygate.sessionlog import ID_BYTES
 from relaygate.tls import server_context
 from relaygate.transfers import Transfers
@@ -58,7 +61,10 @@ class DMZNode(Service):
             pending=Caps(config.max_pending, config.max_pending_per_address),
         )
         self.listeners = Listeners(self._bind, config.listen)
-        self._ports = PassivePorts(reactor, config.listen, secrets.SystemRandom().sample)
+        self.intake = Intake(reactor, config.trusted_proxies, config.max_pending)
+        self._ports = PassivePorts(
+            reactor, config.listen, secrets.SystemRandom().sample, self.intake
+        )
         self.transfers = Transfers(reactor, self._shelf, self._ports)
         self.egress = Egress(
             reactor,
@@ -71,6 +77,8 @@ class DMZNode(Service):
         )
         software = f"relaygate {__version__}"
         self.book = NodeBook(reactor, self.listeners, software, self.transfers, self.egress)
+        rates = Rates(config.max_rate, config.max_rate_per_address)
+        self.gate = Gate(reactor.seconds, rates, self.book.bans)
         self.lobby = Lobby(self.book, reactor, lambda: self._context, config.nodes)
         self.book.figures = self.figures
         self._started_at = reactor.seconds()
@@ -87,6 +95,12 @@ class DMZNode(Service):
             "sessions": len(self.desk),
             "pending": self.desk.pending.total,
             "outwards": len(self.egress),
+            "proxy_headers_awaited": len(self.intake),
+            "proxy_headers_failed": self.intake.failed,
+            "transfers": self.transfers.running,
+            "bans": len(self.book.bans),
+            "network_lists": len(self.book.lists),
+            **{f"turned_away_{why.name.lower()}": self.gate.turned[why] for why in Turned},
         }
 
     def use_identity(self, identity: Identity) -> None:
@@ -130,6 +144,8 @@ class DMZNode(Service):
             sessions=Caps(config.max_sessions, config.max_sessions_per_address),
             pending=Caps(config.max_pending, config.max_pending_per_address),
         )
+        self.gate.use(Rates(config.max_rate, config.max_rate_per_address))
+        self.intake.use(config.trusted_proxies, config.max_pending)
         self.lobby.nodes = config.nodes
         self._ports.rules = config.listen
         self.egress.use_policy(
@@ -157,6 +173,7 @@ class DMZNode(Service):
         self.book.stop("the DMZ node is shutting down")
         self.listeners.close()
         self.desk.abort_all(Cause.SHUTDOWN, "the DMZ node is shutting down")
+        self.intake.stop()
         self.transfers.stop("the DMZ node is shutting down")
         self.egress.stop("the DMZ node is shutting down")
         self._shelf.close()
@@ -165,7 +182,7 @@ class DMZNode(Service):
 
     def _bind(self, listener: Listener) -> IListeningPort:
         listen = listener.offer.listen
-        reception = Reception(listener, self.desk, self.transfers)
+        reception = Reception(listener, self.desk, self.transfers, self.gate, self.intake)
         port = LegPort(
             listen.host,
             listen.port,

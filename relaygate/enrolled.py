@@ -7,6 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
+from weakref import WeakValueDictionary
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -14,11 +15,14 @@ from zope.interface import implementer
 
 from relaygate import commands
 from relaygate.addresses import AddressError, HostPort, service_name
+from relaygate.bans import Bans, TooManyBans
 from relaygate.egress import Egress
 from relaygate.legs import Leg
 from relaygate.listeners import MAPPED_PROTOCOLS, Listeners, Offer
+from relaygate.listshelf import ListShelf
 from relaygate.lobby import IHost
 from relaygate.mapped import Mapping
+from relaygate.networks import NetworkSet, network_of
 from relaygate.pool import ChannelPool, PooledChannel
 from relaygate.protocols.preamble import ChannelOpen, PreambleError, SerialWindow, UplinkKeys
 from relaygate.tls import HYBRID_GROUP, key_exchange, uplink_secrets
@@ -60,6 +64,7 @@ class EnrolledNode:
         self._next_page = 0
         # The whole of the last wish, also what was refused of it.
         self.offers: Sequence[Offer] = ()
+        self._lists = ListShelf(book.lists)
         self.uplink = Uplink(self, clock, book.software)
         leg.protocol = self.uplink
         self.uplink.makeConnection(leg)
@@ -100,7 +105,7 @@ class EnrolledNode:
         refused: dict[str, str] = {}
         for service in wish:
             try:
-                offers.append(_offer(service))
+                offers.append(_offer(service, self._lists))
             except AddressError as error:
                 refused[service["name"]] = str(error)
                 self.log.warn(
@@ -111,6 +116,7 @@ class EnrolledNode:
                 )
         self.offers = offers
         refused |= self._book.listeners.declare(self, offers)
+        self._lists.keep(service.get(kind) for service in wish for kind in ("allow", "deny"))
         return [
             {"name": name, "reason": reason[:256]}
             for name, reason in list(refused.items())[: commands.SERVICES_PER_PAGE]
@@ -156,6 +162,17 @@ class EnrolledNode:
         if self._book.egress is None:
             raise commands.NotPermitted("this DMZ node makes no connections outwards")
         return self._book.egress
+
+    def put_networks(
+        self, uplink: Uplink, name: str, page: int, last: bool, four: bytes, six: bytes
+    ) -> bool:
+        """See :class:`relaygate.uplink.IDMZEnd`."""
+        return self._lists.put(name, page, last, four, six)
+
+    def ban(self, uplink: Uplink, bans: Sequence[dict[str, Any]]) -> int:
+        """See :class:`relaygate.uplink.IDMZEnd`."""
+        self._demand_current()
+        return self._book.ban(self.name, bans)
 
     def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
         """See :class:`relaygate.uplink.IDMZEnd`."""
@@ -242,7 +259,7 @@ class EnrolledNode:
             pool.close()
 
 
-def _offer(service: dict[str, Any]) -> Offer:
+def _offer(service: dict[str, Any], lists: ListShelf) -> Offer:
     host, port = service["host"], service["port"]
     listen = HostPort.parse(str(HostPort(host, port)), numeric=True)
     return Offer(
@@ -255,6 +272,10 @@ def _offer(service: dict[str, Any]) -> Offer:
         balance=service.get("balance") or "round-robin",
         persistence=service.get("persistence") or 0,
         mapping=_mapping(service),
+        max_rate=service.get("max_rate") or 0,
+        max_rate_per_address=service.get("max_rate_per_address") or 0,
+        allow=lists.find(service.get("allow")),
+        deny=lists.find(service.get("deny")),
     )
 
 
@@ -279,6 +300,8 @@ class NodeBook:
     keys.
     """
 
+    log = Logger()
+
     def __init__(
         self,
         clock: IReactorTime,
@@ -294,6 +317,10 @@ class NodeBook:
         self.draining = False
         # What a report says of the DMZ node as a whole: names and whole numbers.
         self.figures: Callable[[], dict[str, int]] = dict
+        # Who is banned, for as long as this process lives.
+        self.bans = Bans()
+        # Every list of networks that any node uses, by name.
+        self.lists: WeakValueDictionary[str, NetworkSet] = WeakValueDictionary()
         self._clock = clock
         self._generation = 0
         self._by_name: dict[str, EnrolledNode] = {}
@@ -353,6 +380,28 @@ class NodeBook:
                 self.listeners.declare(node, node.offers)
             else:
                 node.leave("this node may not dial in any more")
+
+    def ban(self, name: str, bans: Sequence[dict[str, Any]]) -> int:
+        """Node *name* sets and lifts *bans*; how many did not fit."""
+        now = self._clock.seconds()
+        full = 0
+        for each in bans:
+            network, seconds = network_of(each["network"]), each["seconds"]
+            if not seconds:
+                self.bans.remove(network)
+                continue
+            try:
+                self.bans.add(network, seconds, now)
+            except TooManyBans:
+                full += 1
+        self.log.info(
+            "bans set: node={node} told={told} full={full} bans={bans}",
+            node=name,
+            told=len(bans),
+            full=full,
+            bans=len(self.bans),
+        )
+        return full
 
     def stop(self, reason: str) -> None:
         """Say farewell to every node and end its uplink."""

@@ -169,12 +169,19 @@ class NotGranted(Refusal):
     proxy = "407 Proxy Authentication Required"
 
 
+class TurnedAway(Refusal):
+    """The service's lists do not allow the client's address, or it is banned."""
+
+    code = 16
+    cause = Cause.POLICY
+
+
 REFUSALS: dict[int, type[Refusal]] = {
     refusal.code: refusal
     for refusal in (
         *(NoNode, UnknownService, NoBackend, TooSlow, TooMany, Stopping, NoTransfer),
         *(NotAllowed, NoSuchName, DestinationRefused, DestinationUnreachable, NetworkUnreachable),
-        *(NoGateway, NobodyCame, NotGranted),
+        *(NoGateway, NobodyCame, NotGranted, TurnedAway),
     )
 }
 

@@ -7,11 +7,6 @@ never looks at them.
 
 from __future__ import annotations
 
-from typing import cast
-
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -21,10 +16,12 @@ from relaygate.desk import Desk
 from relaygate.errors import NoNode, Refusal, Stopping, TooMany, TooSlow
 from relaygate.legs import Leg
 from relaygate.listeners import FTP_PROTOCOLS, INode, Listener
+from relaygate.networks import source_of
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.parting import part
 from relaygate.pool import PooledChannel
 from relaygate.protocols.preamble import SessionStart
+from relaygate.protocols.proxyheader import ProxyHeader
 from relaygate.relay import Relay
 from relaygate.rendezvous import meet
 from relaygate.sessionlog import log_end, log_open
@@ -39,11 +36,24 @@ class FrontSession:
 
     log = Logger()
 
-    def __init__(self, leg: Leg, listener: Listener, desk: Desk, transfers: Transfers) -> None:
-        client = leg.getPeer()
+    def __init__(
+        self,
+        leg: Leg,
+        listener: Listener,
+        desk: Desk,
+        transfers: Transfers,
+        header: ProxyHeader | None = None,
+    ) -> None:
+        peer, host = leg.getPeer(), leg.getHost()
         self.id = desk.new_id()
-        self.client: tuple[str, int] = (client.host, client.port)
-        self.address = self.client[0]
+        # What a trusted proxy has said of its client, or else what the connection itself says.
+        self.client: tuple[str, int] = (peer.host, peer.port)
+        self._local: tuple[str, int] = (host.host, host.port)
+        self._reached = self._local
+        if header is not None:
+            self.client = header.source or self.client
+            self._reached = header.destination or self._local
+        self.address = source_of(self.client[0])
         self.offer = listener.offer
         self.counted = listener.sessions
         self.relay: Relay | None = None
@@ -74,10 +84,9 @@ class FrontSession:
         self._desk.opened(self)
         self._listener.tally.opened += 1
         if self.offer.protocol in FTP_PROTOCOLS:
-            self._transfers.admit(Control(self.id, self._node, self.client, self._reached()))
+            self._transfers.admit(Control(self.id, self._node, self.client, self._local))
         elif (mapping := self.offer.mapping) is not None:
-            reached = self._reached()
-            self._transfers.admit(Control(self.id, self._node, self.client, reached, mapping))
+            self._transfers.admit(Control(self.id, self._node, self.client, self._local, mapping))
         log_open(self.log, **self._fields())
         self.relay = Relay(
             self._leg,
@@ -97,7 +106,7 @@ class FrontSession:
         uplinks: list[INode] = []
         prefer = None
         if (mapping := self.offer.mapping) is not None:
-            prefer = self._transfers.node_of(self.address, self._reached()[0], mapping)
+            prefer = self._transfers.node_of(self.client[0], self._local[0], mapping)
         while (member := group.pick(self.address, clock.seconds(), tried, prefer)) is not None:
             # What is left is shared out, so that one node that hangs leaves time for the next.
             patience = max(0.0, end - clock.seconds()) / max(1, group.left(tried))
@@ -151,13 +160,9 @@ class FrontSession:
             session=self.id,
             service=self.offer.name,
             client=self.client,
-            reached=self._reached(),
+            reached=self._reached,
             patience_ms=max(0, int(patience_s * 1000)),
         )
-
-    def _reached(self) -> tuple[str, int]:
-        reached = self._leg.getHost()
-        return reached.host, reached.port
 
     def _fields(self) -> dict[str, object]:
         return {
@@ -228,47 +233,3 @@ class FrontSession:
         self.log.failure("session {session} failed", failure, session=self.id)
         if not self._over:
             self._refuse(Refusal())
-
-
-class Reception(Factory):
-    """The factory of one listener: lets clients in, as far as the desk has room for them."""
-
-    noisy = False
-    log = Logger()
-
-    def __init__(self, listener: Listener, desk: Desk, transfers: Transfers) -> None:
-        self.listener = listener
-        self.desk = desk
-        self.transfers = transfers
-
-    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
-        address = str(getattr(addr, "host", addr))
-        desk = self.desk
-        if desk.pending.has_room(address):
-            return _Arriving(self)
-        # So many wait already that saying no in words would be work done for a flood.
-        if desk.dropped.passes():
-            self.log.warn(
-                "connection dropped: service={service} client={client}"
-                " reason='too many wait to be opened' not_logged={not_logged}",
-                service=self.listener.offer.name,
-                client=address,
-                not_logged=desk.dropped.take_suppressed(),
-            )
-        return None
-
-
-class _Arriving(Protocol):
-    """A client's connection (a :class:`WaitingLeg`) until it is part of a relay."""
-
-    def __init__(self, reception: Reception) -> None:
-        self._reception = reception
-
-    def connectionMade(self) -> None:
-        """See :class:`twisted.internet.interfaces.IProtocol`."""
-        leg = cast(Leg, self.transport)
-        leg.abort_by_default()
-        reception = self._reception
-        session = FrontSession(leg, reception.listener, reception.desk, reception.transfers)
-        Deferred.fromCoroutine(session.run()).addErrback(session.broken)

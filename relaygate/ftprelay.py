@@ -67,6 +67,10 @@ LIMITS_S = {
 }
 
 
+# RFC 959 section 4.2.2; some servers say 430.
+_LOGIN_REFUSED = (430, 530)
+
+
 @dataclass(frozen=True)
 class FTPSettings:
     """
@@ -125,6 +129,8 @@ class FTPRelay:
         *,
         turned: bool = False,
     ) -> None:
+        # Called each time that the backend refuses a login.
+        self.login_refused: Callable[[], object] = lambda: None
         self._reactor = reactor
         self._settings = settings
         self._reached = reached
@@ -349,6 +355,8 @@ class FTPRelay:
             result="ok" if effect.ok else "refused",
             code=effect.code,
         )
+        if effect.code in _LOGIN_REFUSED:
+            self.login_refused()
 
     @_perform.register
     def _(self, effect: TransferSeen) -> None:

@@ -29,6 +29,8 @@ from relaygate.backoff import FullJitter
 from relaygate.dataway import DataWay
 from relaygate.dial import error_words, leg_endpoint
 from relaygate.legs import Leg
+from relaygate.listpush import MINOR as LISTS_SINCE_MINOR
+from relaygate.listpush import pages_of, put_bans, put_lists
 from relaygate.protocols.preamble import SessionStart, TransferStart, UplinkKeys
 from relaygate.supply import ChannelSupply, Start, SuppliedChannel
 from relaygate.tls import PeerNotAllowed, demand_gateway, key_exchange, uplink_secrets
@@ -123,6 +125,8 @@ class GatewayLink(MultiService):
         self.software = software
         self._pool = pool
         self._services = services
+        # The bans that hold: networks, and seconds that are left.
+        self.bans: Callable[[], Sequence[tuple[str, float]]] = list
         self._kinds = kinds
         self.dataway = DataWay(reactor)
         self._context = context
@@ -203,6 +207,16 @@ class GatewayLink(MultiService):
             "listeners": listeners,
         }
 
+    async def put_bans(self, bans: Sequence[tuple[str, float]]) -> bool:
+        """
+        Set *bans* (networks, and the seconds that are left) in the DMZ; whether it took them all.
+
+        Raises :class:`relaygate.uplink.UplinkFailed`.
+        """
+        if self._uplink is None or self._minor < LISTS_SINCE_MINOR:
+            return False
+        return not (bans and await put_bans(self._uplink, bans))
+
     def _note_no_report(self, error: UplinkFailed) -> None:
         self.log.debug("{gateway}: {error}", gateway=self.gateway_name, error=str(error))
 
@@ -282,6 +296,7 @@ class GatewayLink(MultiService):
         self._supply.keep(self._kinds)
         self.dataway.up(uplink)
         try:
+            await self.put_bans(self.bans())
             await self._declare(uplink)
         except UplinkFailed as error:
             uplink.end(str(error))
@@ -313,10 +328,8 @@ class GatewayLink(MultiService):
 
     async def _state_wish(self, uplink: Uplink) -> None:
         self._forget_again()
-        size = commands.SERVICES_PER_PAGE
-        pages = [self._services[at : at + size] for at in range(0, len(self._services), size)] or [
-            []
-        ]
+        services = await put_lists(uplink, self._services, self._minor)
+        pages = pages_of(services)
         answer: dict[str, Any] = {}
         for number, page in enumerate(pages):
             last = number == len(pages) - 1

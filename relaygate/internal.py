@@ -21,11 +21,19 @@ from relaygate.backsession import BackSession, Service
 from relaygate.balance import Group, Member, Persistence
 from relaygate.changes import Changes, compare, differing
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
-from relaygate.config import BackendConfig, FTPConfig, GatewayConfig, InternalConfig, ServiceConfig
+from relaygate.config import (
+    BackendConfig,
+    BansConfig,
+    FTPConfig,
+    GatewayConfig,
+    InternalConfig,
+    ServiceConfig,
+)
 from relaygate.errors import Stopping
 from relaygate.forwards import Forwards
 from relaygate.ftprelay import FTPSettings
 from relaygate.gatewaylink import GatewayLink
+from relaygate.guard import Guard, Offence, Rules
 from relaygate.identity import Identity
 from relaygate.keeper import Keeper
 from relaygate.outcome import Cause
@@ -52,6 +60,8 @@ class InternalNode(MultiService):
         self._reactor = reactor
         self._shelf = PipeShelf()
         self._config = config
+        self.links: dict[str, GatewayLink] = {}
+        self.guard = Guard(reactor, _rules(config.bans), lambda: list(self.links.values()))
         self.published: dict[str, Service] = {}
         self._keepers: dict[str, Keeper[ServiceFiles]] = {}
         for service in config.services:
@@ -60,11 +70,11 @@ class InternalNode(MultiService):
         self._stopping = False
         self.commands = AdminCommands()
         Steering(self, reactor).register(self.commands)
+        self.guard.register(self.commands)
         if config.admin_socket is not None:
             AdminPort(config.admin_socket, self.commands, reactor).setServiceParent(self)
         self._contexts: dict[bytes, SSL.Context]
         self.use_identity(identity)
-        self.links: dict[str, GatewayLink] = {}
         for gateway in config.gateways:
             self._link(gateway)
         self.forwards = Forwards(
@@ -90,6 +100,7 @@ class InternalNode(MultiService):
             random.random,
             f"relaygate {__version__}",
         )
+        link.bans = self.guard.rows
         self.links[gateway.name] = link
         link.setServiceParent(self)
 
@@ -107,6 +118,7 @@ class InternalNode(MultiService):
         Raises :class:`relaygate.identity.IdentityError` or :class:`OpenSSL.SSL.Error`.
         """
         service = _service(config, self._reactor)
+        service.guard = self.guard
         own = (config.tls.certificate, config.tls.key) if config.tls else ()
         paths = tuple(path for path in (*own, config.backend_tls.ca) if path)
         if not paths:
@@ -152,8 +164,11 @@ class InternalNode(MultiService):
         told += [
             f"{name}: changed in the file, which takes a restart"
             for name in differing(self._config, config)
-            if name not in ("services", "gateways")
+            if name not in ("services", "gateways", "bans")
         ]
+        if config.bans != self._config.bans:
+            told.append("bans: changed")
+            self.guard.use(_rules(config.bans))
         self._config = config
         for name in [each.name for each in services.removed]:
             self._withdraw(name)
@@ -227,7 +242,7 @@ class InternalNode(MultiService):
 
 
 def _service(config: ServiceConfig, reactor: Any) -> Service:
-    return Service(
+    service = Service(
         config.name,
         config.protocol,
         Backends(config.name, _group(config), reactor),
@@ -237,6 +252,18 @@ def _service(config: ServiceConfig, reactor: Any) -> Service:
         config.backend_tls.name,
         config.mapped,
         config.mapped_tls,
+    )
+    service.allow, service.deny = config.allow, config.deny
+    service.proxy_protocol = config.proxy_protocol
+    return service
+
+
+def _rules(bans: BansConfig) -> Rules:
+    return Rules(
+        {Offence.FTP_LOGIN: bans.ftp_failures, Offence.HTTP_UNAUTHORISED: bans.http_failures},
+        bans.within_s,
+        bans.duration_s,
+        bans.never,
     )
 
 
@@ -299,6 +326,10 @@ def _declared(config: ServiceConfig) -> dict[str, Any]:
         "max_sessions_per_address": config.max_sessions_per_address,
         "balance": config.node_balance,
         "persistence": int(config.persistence.ttl_s) if config.persistence else 0,
+        "max_rate": config.max_rate,
+        "max_rate_per_address": config.max_rate_per_address,
+        "allow": config.allow,
+        "deny": config.deny,
         **_declared_mapping(config),
     }
 

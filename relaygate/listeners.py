@@ -21,7 +21,9 @@ from relaygate.addresses import HostPort, ListenRule
 from relaygate.admission import Caps, Counted, Tally
 from relaygate.balance import RULES, Group, Member, Persistence
 from relaygate.mapped import Mapping
+from relaygate.networks import NetworkSet
 from relaygate.pool import PooledChannel
+from relaygate.rates import Rated, Rates
 
 # Those whose sessions have data connections beside the one that the client opens.
 FTP_PROTOCOLS = ("ftp", "ftps")
@@ -43,11 +45,20 @@ class Offer:
     balance: str = "round-robin"
     persistence: int = 0
     mapping: Mapping | None = None
+    max_rate: int = 0
+    max_rate_per_address: int = 0
+    allow: NetworkSet | None = None
+    deny: NetworkSet | None = None
 
     @property
     def caps(self) -> Caps:
         """The service's own caps."""
         return Caps(self.max_sessions, self.max_sessions_per_address)
+
+    @property
+    def rates(self) -> Rates:
+        """The service's own rates."""
+        return Rates(self.max_rate, self.max_rate_per_address)
 
 
 class INode(Protocol):
@@ -73,6 +84,7 @@ class Listener:
         # By name, also those that have gone; they are as many as the DMZ's file has nodes.
         self._members: dict[str, Member[INode]] = {}
         self.sessions = Counted(offer.caps)
+        self.rated = Rated(offer.rates)
         self.tally = Tally()
         self.port: IListeningPort | None = None
 
@@ -107,12 +119,13 @@ class Listener:
         group.take_over(self.group)
         self.offer, self.group = offer, group
         self.sessions.caps = offer.caps
+        self.rated.rates = offer.rates
 
     def difference(self, offer: Offer) -> str | None:
         """The first setting in which *offer* differs from what is served, or None."""
-        for field in fields(Offer):
-            if getattr(self.offer, field.name) != getattr(offer, field.name):
-                return field.name
+        for each in fields(Offer):
+            if getattr(self.offer, each.name) != getattr(offer, each.name):
+                return each.name
         return None
 
 

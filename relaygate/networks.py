@@ -33,7 +33,7 @@ class NotSpans(ValueError):
 class NetworkSet:
     """The addresses of both families that are in a set: ``"192.0.2.1" in networks``."""
 
-    __slots__ = ("_first", "_last", "four", "name", "six")
+    __slots__ = ("__weakref__", "_first", "_last", "four", "name", "six")
 
     def __init__(self, four: bytes = b"", six: bytes = b"") -> None:
         """*four* and *six* are spans that :class:`Spans` found right, or made here."""
@@ -72,6 +72,19 @@ class NetworkSet:
         count = range(len(six) // step)
         found = bisect_right(count, packed, key=lambda at: six[at * step : at * step + SIX])
         return bool(found) and packed <= six[found * step - SIX : found * step]
+
+    def meets(self, network: Network) -> bool:
+        """Whether any address of *network* is in the set."""
+        first = int(network.network_address)
+        last = first + (1 << network.max_prefixlen - network.prefixlen) - 1
+        if network.version == 4:
+            found = bisect_right(self._first, last)
+            return bool(found) and first <= self._last[found - 1]
+        return any(
+            int.from_bytes(self.six[at : at + SIX]) <= last
+            and first <= int.from_bytes(self.six[at + SIX : at + 2 * SIX])
+            for at in range(0, len(self.six), 2 * SIX)
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NetworkSet) and self.name == other.name

@@ -21,8 +21,10 @@ from twisted.logger import Logger
 from relaygate.addresses import HostPort, ListenRule
 from relaygate.admission import Throttle
 from relaygate.commands import NotPermitted, NotPossible
+from relaygate.intake import Intake
 from relaygate.legport import LegPort, WaitingLeg
 from relaygate.legs import Leg
+from relaygate.protocols.proxyheader import ProxyHeader
 
 # Seconds that a port waits for its connection.
 LISTEN_LIMIT_S = 60.0
@@ -72,11 +74,28 @@ class PassivePort(Factory):
         if self._port is None:
             # Whoever came in the same turn as the one that was accepted.
             return None
+        intake = self._room.intake
+        if intake is not None and intake.trusts(address):
+            return intake.protocol(self._introduced)
+        return _Accepted(self.accepted) if self._takes(address) else None
+
+    def _introduced(self, leg: Leg, header: ProxyHeader) -> None:
+        """A proxy has said whose connection *leg* is."""
+        address = header.source[0] if header.source else str(leg.getPeer().host)
+        if self._port is None or not self._takes(address):
+            leg.abortConnection()
+            return
+        accepted = _Accepted(self.accepted)
+        leg.protocol = accepted
+        accepted.makeConnection(leg)
+
+    def _takes(self, address: str) -> bool:
+        """Whether it is *address* that is expected; then nobody else is any more."""
         if not self._expects(address):
             self._room.stranger(address, self.number)
-            return None
+            return False
         self.close()
-        return _Accepted(self.accepted)
+        return True
 
     def _expire(self) -> None:
         self.close()
@@ -111,6 +130,7 @@ class PassivePorts:
     Opens ports within the DMZ's own policy (*rules*), which is asked each time.
 
     *sample* draws so many of a sequence without repeating, as :meth:`random.Random.sample`;
+    *intake* asks trusted proxies whose connections they pass on;
     :attr:`bound` are those that are open now, as (host, port).
     """
 
@@ -121,8 +141,10 @@ class PassivePorts:
         reactor: Any,
         rules: Sequence[ListenRule],
         sample: Callable[[Sequence[int], int], list[int]],
+        intake: Intake | None = None,
     ) -> None:
         self.reactor = reactor
+        self.intake = intake
         self.bound: set[tuple[str, int]] = set()
         self.rules = rules
         self._sample = sample

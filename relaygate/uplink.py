@@ -110,6 +110,14 @@ class IDMZEnd(IUplinkEnd):
     def close_transfer(uplink: Uplink, session: str, transfer: int) -> None:
         """The transfer is given up, if there is one of that number."""
 
+    def put_networks(
+        uplink: Uplink, name: str, page: int, last: bool, four: bytes, six: bytes
+    ) -> bool:
+        """One page of a list of networks; the answer is whether the list is known already."""
+
+    def ban(uplink: Uplink, bans: Sequence[dict[str, Any]]) -> int:
+        """Set and lift bans; the answer is how many did not fit."""
+
     def report(uplink: Uplink, page: int) -> dict[str, Any]:
         """What :class:`relaygate.commands.Report` answers, but for ``software``."""
 
@@ -359,6 +367,16 @@ class Uplink(amp.AMP):
     def _close_transfer(self, session: str, transfer: int) -> dict[str, Any]:
         self._dmz_end().close_transfer(self, session, transfer)
         return {}
+
+    @commands.PutNetworks.responder
+    def _put_networks(
+        self, name: str, page: int, last: bool, four: bytes, six: bytes
+    ) -> dict[str, Any]:
+        return {"known": self._dmz_end().put_networks(self, name, page, last, four, six)}
+
+    @commands.Ban.responder
+    def _ban(self, bans: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"full": self._dmz_end().ban(self, bans)}
 
     @commands.Report.responder
     def _report(self, page: int) -> dict[str, Any]:

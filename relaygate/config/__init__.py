@@ -1,7 +1,7 @@
 """Configuration: TOML files become frozen, checked objects, or a list of every mistake.
 
 Paths in a file count from the folder that it lies in.  Durations are in seconds and their
-fields end in ``_s``.  Nothing here looks at the files that the paths lead to.
+fields end in ``_s``.  Of the files that paths lead to only lists of networks are read here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from relaygate.config.balancing import BackendConfig, PersistenceConfig
 from relaygate.config.dmz import DMZConfig, build_dmz
 from relaygate.config.ftp import BackendTLSConfig, FTPConfig, KeyFiles
 from relaygate.config.internal import (
+    BansConfig,
     GatewayConfig,
     InternalConfig,
     ServiceConfig,
@@ -24,6 +25,7 @@ from relaygate.config.shared import IdentityFiles, LogConfig
 __all__ = [
     "BackendConfig",
     "BackendTLSConfig",
+    "BansConfig",
     "ConfigError",
     "DMZConfig",
     "FTPConfig",

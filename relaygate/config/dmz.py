@@ -14,6 +14,7 @@ from relaygate.config.shared import (
     IDENTITY,
     LISTENER,
     LOG,
+    NETWORK,
     NODE_NAME,
     IdentityFiles,
     LogConfig,
@@ -23,6 +24,7 @@ from relaygate.config.shared import (
     text_of,
 )
 from relaygate.destinations import DestinationRule
+from relaygate.networks import NetworkSet
 
 __all__ = ["DMZ_FILE", "DMZConfig", "build_dmz"]
 
@@ -33,8 +35,9 @@ class DMZConfig:
 
     *nodes* are the certificate names that may dial in, *listen* what they may ask to be
     opened.  Sessions are client connections from accept to end; pending are those of
-    them whose backend is not reached yet, or that are being refused.  "Per address" counts by
-    the client's IP address.
+    them whose backend is not reached yet, or that are being refused.  Rates are new sessions a
+    second, 0 for no bound.  "Per address" counts by the client's IPv4 address or /64 of IPv6.
+    Connections from *trusted_proxies* begin with a PROXY header.
 
     *connect* is where connections outwards may go, *connect_from* the address that they leave
     from, by IP version; *max_forwards* caps them, and for each address that they go to.
@@ -52,6 +55,9 @@ class DMZConfig:
     connect_from: Mapping[int, str] = field(default_factory=dict)
     max_forwards: int = 10_000
     max_forwards_per_address: int = 1_000
+    max_rate: int = 0
+    max_rate_per_address: int = 1_000
+    trusted_proxies: NetworkSet = field(default_factory=NetworkSet)
     log: LogConfig = field(default_factory=LogConfig)
 
 
@@ -109,6 +115,9 @@ _POLICY = Table(
         Key("connect_from", ListOf(_SOURCE, "addresses", 2)),
         Key("max_forwards", integer(1, 1_000_000)),
         Key("max_forwards_per_address", integer(1, 1_000_000)),
+        Key("max_rate", integer(0, 1_000_000)),
+        Key("max_rate_per_address", integer(0, 1_000_000)),
+        Key("trusted_proxies", ListOf(NETWORK, "networks", 256)),
     ),
     _check_sources,
 )
@@ -127,5 +136,11 @@ def build_dmz(file: Path, values: dict[str, Any]) -> DMZConfig:
         identity=identity_from(fields["identity"], file.parent),
         log=log_from(fields["log"], file.parent),
         **fields["uplink"],
-        **fields["policy"],
+        **_policy(fields["policy"]),
     )
+
+
+def _policy(fields: dict[str, Any]) -> dict[str, Any]:
+    if "trusted_proxies" in fields:
+        fields["trusted_proxies"] = NetworkSet.of(fields["trusted_proxies"])
+    return fields

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from relaygate.addresses import HostPort, service_name
+from relaygate.config.access import ACCESS_KEYS, access_fields
 from relaygate.config.balancing import (
     BACKEND,
     BALANCE,
@@ -33,6 +34,7 @@ from relaygate.config.shared import (
     IDENTITY,
     LISTENER,
     LOG,
+    NETWORK,
     NODE_NAME,
     TARGET,
     IdentityFiles,
@@ -44,8 +46,16 @@ from relaygate.config.shared import (
     seconds,
     text_of,
 )
+from relaygate.networks import NetworkSet
 
-__all__ = ["INTERNAL_FILE", "GatewayConfig", "InternalConfig", "ServiceConfig", "build_internal"]
+__all__ = [
+    "INTERNAL_FILE",
+    "BansConfig",
+    "GatewayConfig",
+    "InternalConfig",
+    "ServiceConfig",
+    "build_internal",
+]
 
 _MONTH_S = 30 * 24 * 3600
 
@@ -79,6 +89,11 @@ class ServiceConfig:
     channel: Literal["auto", "always", "never"] = "auto"
     max_sessions: int = 0
     max_sessions_per_address: int = 0
+    max_rate: int = 0
+    max_rate_per_address: int = 0
+    allow: NetworkSet | None = None
+    deny: NetworkSet | None = None
+    proxy_protocol: Literal["none", "v1", "v2"] = "none"
     idle_timeout_s: float | None = None
     tls: KeyFiles | None = None
     backend_tls: BackendTLSConfig = field(default_factory=BackendTLSConfig)
@@ -125,6 +140,20 @@ class ServiceConfig:
 
 
 @dataclass(frozen=True)
+class BansConfig:
+    """Who is banned without being told to: so many offences of one address within so many seconds.
+
+    0 is no rule.  *never* is who is banned by no rule and no command.
+    """
+
+    ftp_failures: int = 0
+    http_failures: int = 0
+    within_s: float = 60.0
+    duration_s: float = 600.0
+    never: NetworkSet = field(default_factory=NetworkSet)
+
+
+@dataclass(frozen=True)
 class InternalConfig:
     """All that an internal node is told; gateways are never empty, nor are services and forwards
     both.
@@ -136,7 +165,18 @@ class InternalConfig:
     log: LogConfig = field(default_factory=LogConfig)
     admin_socket: Path | None = None
     forwards: tuple[ForwardConfig, ...] = ()
+    bans: BansConfig = field(default_factory=BansConfig)
 
+
+_BANS = Section(
+    (
+        Key("ftp_failures", integer(0, 100)),
+        Key("http_failures", integer(0, 100)),
+        Key("within", seconds(1, 86_400), field="within_s"),
+        Key("duration", seconds(1, _MONTH_S), field="duration_s"),
+        Key("never", ListOf(NETWORK, "networks", 4096)),
+    )
+)
 
 _NAME = Value(
     "a service name (1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit)",
@@ -170,6 +210,7 @@ _SERVICE = Table(
         Key("channel", choice("auto", "always", "never")),
         Key("max_sessions", integer(0, 1_000_000)),
         Key("max_sessions_per_address", integer(0, 1_000_000)),
+        *ACCESS_KEYS,
         Key("idle_timeout", seconds(1, _MONTH_S), field="idle_timeout_s"),
         Key("tls", SERVICE_TLS),
         Key("backend_tls", BACKEND_TLS),
@@ -239,9 +280,17 @@ INTERNAL_FILE = Table(
         Key("forward", FORWARDS),
         Key("log", LOG),
         Key("admin", _ADMIN),
+        Key("bans", _BANS),
     ),
     _check_gateways,
 )
+
+
+def _bans_from(fields: dict[str, Any]) -> BansConfig:
+    built = dict(fields)
+    if "never" in built:
+        built["never"] = NetworkSet.of(built["never"])
+    return BansConfig(**built)
 
 
 def build_internal(file: Path, values: dict[str, Any]) -> InternalConfig:
@@ -251,14 +300,19 @@ def build_internal(file: Path, values: dict[str, Any]) -> InternalConfig:
     if not {"service", "forward"} & values.keys():
         reader.wrong("service", "missing, expected at least one [[service]] or [[forward]]")
     reader.finish()
+    services = [
+        access_fields(reader, f'service "{row["name"]}"', row, file.parent)
+        for row in fields.get("service", ())
+    ]
+    reader.finish()
     return InternalConfig(
         identity=identity_from(fields["identity"], file.parent),
         gateways=tuple(GatewayConfig(**row) for row in fields["gateway"]),
         services=tuple(
-            ServiceConfig(**balancing_fields(ftp_fields(row, file.parent)))
-            for row in fields.get("service", ())
+            ServiceConfig(**balancing_fields(ftp_fields(row, file.parent))) for row in services
         ),
         forwards=tuple(forward_from(row, file.parent) for row in fields.get("forward", ())),
         log=log_from(fields["log"], file.parent),
+        bans=_bans_from(fields.get("bans", {})),
         admin_socket=file.parent / fields["admin"]["socket"] if "admin" in fields else None,
     )

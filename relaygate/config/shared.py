@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 from relaygate.addresses import AddressError, HostPort, canonical_name
 from relaygate.config.schema import Key, Table, Value
+from relaygate.networks import network_of
 
 __all__ = [
     "IDENTITY",
     "LISTENER",
     "LOG",
+    "NETWORK",
     "NODE_NAME",
     "PATH",
     "TARGET",
@@ -137,6 +139,10 @@ LISTENER = Value('an IP address and port to listen on, as in "192.0.2.1:22"', _l
 TARGET = Value('an address to dial, as in "host.example:22" or "192.0.2.1:22"', _target)
 NODE_NAME = Value("a node name (lower-case DNS name of at most 63 characters)", _node_name)
 PATH = Value("a path", _path)
+NETWORK = Value(
+    'a network or an address, as in "203.0.113.0/24" or "2001:db8::1"',
+    lambda value: network_of(text_of(value)),
+)
 
 IDENTITY = Table(
     (

@@ -14,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import relaygate
 from relaygate import commands
-from relaygate.commands import BadArgument, Flag, Number, Rows, Text
+from relaygate.arguments import BadArgument, Flag, Number, Octets, Rows, Text
+from relaygate.listpush import pages_of
 from relaygate.test.wire import boxes
 
 MAX_AMP_VALUE = 65_535
@@ -29,6 +30,14 @@ SERVICE = {
     "max_sessions_per_address": 0,
     "balance": "round-robin",
     "persistence": 0,
+    "max_rate": 0,
+    "max_rate_per_address": 0,
+    "allow": "0" * 32,
+    "deny": None,
+    "map_first": None,
+    "map_last": None,
+    "map_peers": None,
+    "map_tls": None,
 }
 
 
@@ -55,7 +64,7 @@ class ContractTests(SynchronousTestCase):
     def test_every_argument_is_bounded(self) -> None:
         """No argument is of a type that takes whatever comes."""
         for path, argument in arguments():
-            self.assertIsInstance(argument, (Text, Number, Flag, Rows), path)
+            self.assertIsInstance(argument, (Text, Number, Flag, Rows, Octets), path)
 
     def test_every_command_declares_the_same_errors(self) -> None:
         """Each error has a code of its own, and every command declares all of them."""
@@ -68,8 +77,8 @@ class ContractTests(SynchronousTestCase):
         self.assertEqual(commands.ALPN_UPLINK, b"relaygate/%d" % commands.MAJOR)
         self.assertEqual(commands.ALPN_CHANNEL, b"relaygate-channel/%d" % commands.MAJOR)
 
-    def test_a_full_page_fits(self) -> None:
-        """A page of the longest services that a configuration can hold fits in one AMP value."""
+    def test_full_pages_fit(self) -> None:
+        """As many of the longest services as a configuration can hold fit in the pages."""
         address = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
         most = 2**31
         longest = SERVICE | {
@@ -85,8 +94,23 @@ class ContractTests(SynchronousTestCase):
             "map_last": 50_999,
             "map_peers": "n" * 200,
             "map_tls": False,
+            "max_rate": most,
+            "max_rate_per_address": most,
+            "deny": "0" * 32,
         }
-        self.fits(commands.Declare.arguments, "services", longest)
+        rows = dict(commands.Declare.arguments)[b"services"]
+        pages = pages_of([longest] * 1024)
+        self.assertLessEqual(len(pages), commands.MAX_PAGES)
+        for page in pages:
+            data: bytes = rows.toStringProto(page, None)
+            self.assertLessEqual(len(data), MAX_AMP_VALUE)
+            self.assertEqual(parse(rows, data), page)
+        self.assertEqual(sum(map(len, pages)), 1024)
+
+    def test_pages_are_full(self) -> None:
+        """Short services fill a page, and none at all are one page, too."""
+        self.assertEqual([len(page) for page in pages_of([SERVICE] * 250)], [100, 100, 50])
+        self.assertEqual(pages_of([]), [[]])
 
     def test_a_full_answer_fits(self) -> None:
         """An answer that refuses a whole page with the longest reasons fits in one AMP value."""
@@ -127,6 +151,8 @@ class ContractTests(SynchronousTestCase):
             return f"list {argument.most}"
         if isinstance(argument, Flag):
             return "flag"
+        if isinstance(argument, Octets):
+            return f"bytes {argument.most}"
         assert isinstance(argument, Number)
         power = argument.most.bit_length() - 1
         most = f"2^{power}" if power > 16 else str(argument.most)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 from twisted.internet import reactor
@@ -92,6 +94,9 @@ class SessionCase(TestCase):
 
     timeout = 180
     admin_socket: Path | None = None
+    # More of the DMZ node's and of the internal node's configuration.
+    policy: Mapping[str, Any] = MappingProxyType({})
+    inside: Mapping[str, Any] = MappingProxyType({})
 
     async def start(
         self,
@@ -114,6 +119,7 @@ class SessionCase(TestCase):
                 HostPort("127.0.0.1", uplink),
                 ("node-a",),
                 (ListenRule.parse("127.0.0.1:1-65535"),),
+                **self.policy,
             ),
             identity("dmz", Role.DMZ),
             reactor,
@@ -121,7 +127,12 @@ class SessionCase(TestCase):
         gateway = GatewayConfig(HostPort("127.0.0.1", uplink), "dmz", pool=1)
         self.node = InternalNode(
             InternalConfig(
-                NOWHERE, (gateway,), (service,), LogConfig(), admin_socket=self.admin_socket
+                NOWHERE,
+                (gateway,),
+                (service,),
+                LogConfig(),
+                admin_socket=self.admin_socket,
+                **self.inside,
             ),
             identity("node-a", Role.INTERNAL),
             reactor,

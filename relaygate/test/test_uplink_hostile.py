@@ -8,7 +8,7 @@ from twisted.protocols import amp
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate import commands
-from relaygate.commands import Flag, Number, Rows, Text
+from relaygate.arguments import Flag, Number, Octets, Rows, Text
 from relaygate.test.test_uplink import SAMPLES, PairCase
 from relaygate.test.wire import MemoryLeg, box, boxes, lines, logged
 from relaygate.uplink import MAX_KEYS, Uplink
@@ -26,6 +26,8 @@ def wrong_values(argument: amp.Argument) -> list[bytes]:
         return [b"", b"-1", b"one", b"\xff", b"1" * 65_535, beyond]
     if isinstance(argument, Flag):
         return [b"", b"yes", b"\xff", b"1"]
+    if isinstance(argument, Octets):
+        return [b"x" * (argument.most + 1)]
     assert isinstance(argument, Rows)
     one = amp.AmpBox(a=b"1").serialize()
     return [b"\xff" * 300, one, one * (argument.most + 1), b"\0\0" * 30_000]

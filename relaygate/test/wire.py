@@ -166,6 +166,8 @@ class DMZEnd(_End):
         self.hellos: list[str] = []
         self.declared: list[tuple[int, bool, list[dict[str, Any]]]] = []
         self.transfers: list[tuple[Any, ...]] = []
+        self.networks: list[tuple[str, int, bool, bytes, bytes]] = []
+        self.bans: list[list[dict[str, Any]]] = []
 
     def hello(self, uplink: Uplink, software: str) -> int:
         self._fail()
@@ -211,6 +213,18 @@ class DMZEnd(_End):
         self._fail()
         self.transfers.append(("await", wish))
         return {"code": 0, "detail": "", "own_host": "192.0.2.1", "own_port": wish["first"]}
+
+    def put_networks(
+        self, uplink: Uplink, name: str, page: int, last: bool, four: bytes, six: bytes
+    ) -> bool:
+        self._fail()
+        self.networks.append((name, page, last, four, six))
+        return False
+
+    def ban(self, uplink: Uplink, bans: Sequence[dict[str, Any]]) -> int:
+        self._fail()
+        self.bans.append(list(bans))
+        return 0
 
     def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
         self._fail()

@@ -1,0 +1,1 @@
+The DMZ node turns clients away by itself: by lists of networks of each service (``allow``, ``deny``, up to 500,000 of them), by rates of new sessions (``max_rate``, ``max_rate_per_address``) and by bans that operators (``relaygate ban``) or rules (``[bans]``) set inside; IPv6 clients count by their /64.
