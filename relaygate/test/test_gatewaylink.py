@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
+from relaygate import commands
 from relaygate.addresses import ListenRule
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
 from relaygate.enrolled import NodeBook
@@ -105,10 +106,18 @@ class LinkTests(TestCase):
 
     async def test_gateway_stops(self) -> None:
         """A DMZ node that says farewell takes its idle channels along, and no line warns of it."""
-        self.link(service())
+        link = self.link(service())
         await until(lambda: self.pools() == [(2, 0)], "the pool")
+        supply = link._supply
+        assert supply is not None
+        (node,) = self.book._by_name.values()
         with logged() as events:
-            self.book.stop("the DMZ node is shutting down")
+            node.uplink.tell(commands.Farewell, reason="shutting down", superseded=False)
+            await until(lambda: lines(events, "says farewell"), "the farewell")
+            # They may be seen to end before the uplink is.
+            node._pools[False].close()
+            await until(lambda: supply.idle(False) == 0, "the end of the channels")
+            node.uplink.end("shutting down")
             await until(lambda: lines(events, "uplink lost: gateway=dmz"), "the end of the uplink")
         self.assertEqual(lines(events, "a data channel"), [])
 
