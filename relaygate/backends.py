@@ -71,6 +71,13 @@ class Backends:
                 raise
         raise NoBackend
 
+    @property
+    def up(self) -> bool:
+        """Whether any is up and not drained."""
+        return any(
+            not each.drained and each.health.state == "up" for each in self.group.members
+        )
+
     def worked(self, backend: Backend, address: str) -> None:
         """A session of *address* is open there."""
         if self.group.worked(backend, address, self._reactor.seconds()):

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from relaygate.addresses import HostPort
 from relaygate.admission import Caps, Counted, Tally
-from relaygate.backends import Backend, Backends
+from relaygate.backends import CONNECT_LIMIT_S, Backend, Backends
 from relaygate.dataway import DataWay
 from relaygate.errors import Refusal, TooMany, TurnedAway, UnknownService
 from relaygate.ftprelay import FTPRelay, FTPSettings
@@ -30,6 +30,7 @@ from relaygate.networks import NetworkSet, source_of
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.pipes import PipeShelf
 from relaygate.protocols.preamble import SessionReply, SessionStart
+from relaygate.protocols.probes import Probe
 from relaygate.protocols.proxyheader import header_for
 from relaygate.relay import Relay
 from relaygate.servicekeys import ServiceFiles, ServiceKey
@@ -37,6 +38,7 @@ from relaygate.servicetls import BackendTLS, service_context
 from relaygate.sessionlog import log_end, log_open
 from relaygate.sshopening import NotOpened, Opened, SSHOpening
 from relaygate.supply import SuppliedChannel
+from relaygate.watch import Checks
 
 # Kept back from the DMZ node's patience, so that our refusal arrives before it gives up.
 REPLY_MARGIN_S = 0.2
@@ -77,6 +79,9 @@ class Service:
         self.deny: NetworkSet | None = None
         self.proxy_protocol = "none"
         self.guard: Guard | None = None
+        # What becomes of the listener when no backend is up: "close", or "refuse" in words.
+        self.when_down = "close"
+        self.checks = Checks(lambda _: Probe(), None, CONNECT_LIMIT_S, lambda: None)
         self.tls: SSL.Context | None = None
         self.key: ServiceKey | None = None
         self.backend_tls: BackendTLS | None = None

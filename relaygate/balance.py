@@ -219,6 +219,7 @@ class Group(Generic[T]):
             if old is not None:
                 old.target, old.weight = new.target, new.weight
                 old.backup, old.rank = new.backup, new.rank
+                old.health.use(new.health)
                 self.members[at] = old
         self._time, self._picks = older._time, older._picks
         if self.persistence is not None and older.persistence is not None:

@@ -342,6 +342,19 @@ class Report(amp.Command):
     errors = ERRORS
 
 
+class Draining(amp.Command):
+    """
+    DMZ node -> internal node: no new sessions come from here any more.  (Since minor version 2.)
+
+    Its listeners close when the nodes have been told; the uplink stands until the sessions that run
+    are over, or their time is.
+    """
+
+    arguments: ClassVar[Fields] = []
+    response: ClassVar[Fields] = []
+    errors = ERRORS
+
+
 class Ping(amp.Command):
     """Both ways: is the other node there?"""
 
@@ -377,6 +390,7 @@ ALL: dict[bytes, type[amp.Command]] = {
         PutNetworks,
         Ban,
         Report,
+        Draining,
         Ping,
         Farewell,
     )

@@ -21,6 +21,7 @@ from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
 from relaygate.config import DMZConfig
 from relaygate.desk import Desk
 from relaygate.destinations import Destinations
+from relaygate.draining import drained
 from relaygate.egress import Egress
 from relaygate.enrolled import NodeBook
 from relaygate.gate import Gate, Turned
@@ -163,6 +164,25 @@ class DMZNode(Service):
         super().startService()
         if self._port is None:
             self.privilegedStartService()
+
+    @property
+    def drain_s(self) -> float:
+        """Seconds that sessions have to end when the program is told to."""
+        return self._config.drain_s
+
+    def drain(self, limit_s: float) -> Deferred[None]:
+        """
+        Tell the nodes, close the listeners, and let sessions end; fires when they have, after
+        *limit_s* seconds at most.
+        """
+        self.log.info("draining: {sessions} sessions run", sessions=len(self.desk))
+
+        async def work() -> None:
+            await self.book.drain()
+            self.listeners.close()
+            await drained(lambda: not len(self.desk), limit_s, self._reactor)
+
+        return Deferred.fromCoroutine(work())
 
     def stopService(self) -> Deferred[None] | None:
         """Close every listener, tell the nodes, end the sessions."""

@@ -9,6 +9,7 @@ from ipaddress import ip_network
 from typing import Any
 from weakref import WeakValueDictionary
 
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -27,7 +28,10 @@ from relaygate.pool import ChannelPool, PooledChannel
 from relaygate.protocols.preamble import ChannelOpen, PreambleError, SerialWindow, UplinkKeys
 from relaygate.tls import HYBRID_GROUP, key_exchange, uplink_secrets
 from relaygate.transfers import Transfers
-from relaygate.uplink import IDMZEnd, Uplink
+from relaygate.uplink import IDMZEnd, Uplink, UplinkFailed
+
+# Seconds for a node to answer that it has heard of the draining.
+DRAIN_WORD_S = 2.0
 
 
 @implementer(IDMZEnd)
@@ -115,7 +119,10 @@ class EnrolledNode:
                     reason=str(error),
                 )
         self.offers = offers
-        refused |= self._book.listeners.declare(self, offers)
+        if self._book.draining:
+            refused |= {offer.name: "this DMZ node is draining" for offer in offers}
+        else:
+            refused |= self._book.listeners.declare(self, offers)
         self._lists.keep(service.get(kind) for service in wish for kind in ("allow", "deny"))
         return [
             {"name": name, "reason": reason[:256]}
@@ -245,6 +252,13 @@ class EnrolledNode:
         """This node stops: say farewell."""
         self._farewell = reason
         self.uplink.leave(reason)
+
+    async def tell_draining(self) -> None:
+        """Say that no new sessions come; whoever does not understand need not."""
+        try:
+            await self.uplink.ask(commands.Draining, deadline_s=DRAIN_WORD_S)
+        except UplinkFailed as error:
+            self.log.debug("{node}: {error}", node=self.name, error=str(error))
 
     def supersede(self, generation: int) -> None:
         """A newer uplink of this node, number *generation*, has come: this one ends now."""
@@ -376,9 +390,9 @@ class NodeBook:
         others wish for is held against the rules as they are now.
         """
         for node in list(self._by_name.values()):
-            if node.name in names:
+            if node.name in names and not self.draining:
                 self.listeners.declare(node, node.offers)
-            else:
+            elif node.name not in names:
                 node.leave("this node may not dial in any more")
 
     def ban(self, name: str, bans: Sequence[dict[str, Any]]) -> int:
@@ -402,6 +416,12 @@ class NodeBook:
             bans=len(self.bans),
         )
         return full
+
+    async def drain(self) -> None:
+        """Tell every node that no new sessions come, and wait until they have heard it."""
+        self.draining = True
+        telling = [Deferred.fromCoroutine(node.tell_draining()) for node in self._by_name.values()]
+        await DeferredList(telling, consumeErrors=True)
 
     def stop(self, reason: str) -> None:
         """Say farewell to every node and end its uplink."""

@@ -29,9 +29,9 @@ from relaygate.backoff import FullJitter
 from relaygate.dataway import DataWay
 from relaygate.dial import error_words, leg_endpoint
 from relaygate.legs import Leg
-from relaygate.listpush import MINOR as LISTS_SINCE_MINOR
-from relaygate.listpush import pages_of, put_bans, put_lists
+from relaygate.listpush import pages_of, put_lists
 from relaygate.protocols.preamble import SessionStart, TransferStart, UplinkKeys
+from relaygate.report import fetch_report
 from relaygate.supply import ChannelSupply, Start, SuppliedChannel
 from relaygate.tls import PeerNotAllowed, demand_gateway, key_exchange, uplink_secrets
 from relaygate.uplink import IInternalEnd, Unanswered, Uplink, UplinkFailed
@@ -45,8 +45,6 @@ SUPERSEDED_WAIT_S = 60.0
 NOTE_AGAIN_S = 600.0
 # Services that were refused are asked for again after this many seconds: ports become free.
 DECLARE_AGAIN_S = 30.0
-# Seconds for each page of a report: an operator waits for it.
-REPORT_LIMIT_S = 5.0
 
 
 @implementer(IHandshakeListener)
@@ -151,6 +149,8 @@ class GatewayLink(MultiService):
         # The sessions that came through this link and run; kept by whoever it hands them to.
         self.sessions = 0
         self.retired = False
+        # The DMZ node has said that it takes no new sessions.
+        self.draining = False
         ClientService(
             _Noting(leg_endpoint(reactor, address, CONNECT_LIMIT_S), self._note_failure),
             _UplinkFactory(lambda: DialledUplink(self, context(commands.ALPN_UPLINK))),
@@ -165,6 +165,11 @@ class GatewayLink(MultiService):
         """Whether the uplink stands and the DMZ node has greeted."""
         return self._uplink is not None
 
+    @property
+    def settled(self) -> bool:
+        """Whether the DMZ node has what is wished for, or is not there to have it."""
+        return self._uplink is None or self._declaring is None
+
     def state(self) -> dict[str, Any]:
         """How the link is, for operators."""
         supply = self._supply
@@ -172,7 +177,7 @@ class GatewayLink(MultiService):
         return {
             "name": self.gateway_name,
             "address": str(self.address),
-            "state": "up" if self.up else "down",
+            "state": ("draining" if self.draining else "up") if self.up else "down",
             "up_seconds": round(self.reactor.seconds() - since, 1),
             "generation": self.generation,
             "last_failure": self._last_failure,
@@ -185,58 +190,11 @@ class GatewayLink(MultiService):
 
     async def report(self) -> dict[str, Any] | None:
         """What the DMZ node says of itself; None if there is no uplink, or it does not say."""
-        uplink = self._uplink
-        if uplink is None:
-            return None
-        report: dict[str, Any] = {}
-        listeners: list[dict[str, Any]] = []
-        pages = 1
         try:
-            while pages > 0:
-                page = len(listeners) // commands.LISTENERS_PER_PAGE
-                report = await uplink.ask(commands.Report, page=page, deadline_s=REPORT_LIMIT_S)
-                listeners += report["listeners"]
-                pages = report["pages"] - 1 - page if report["listeners"] else 0
+            return None if self._uplink is None else await fetch_report(self._uplink)
         except UplinkFailed as error:
-            self._note_no_report(error)
+            self.log.debug("{gateway}: {error}", gateway=self.gateway_name, error=str(error))
             return None
-        return {
-            "software": report["software"],
-            "draining": report["draining"],
-            "figures": {each["name"]: each["value"] for each in report["figures"]},
-            "listeners": listeners,
-        }
-
-    async def put_bans(self, bans: Sequence[tuple[str, float]]) -> bool:
-        """
-        Set *bans* (networks, and the seconds that are left) in the DMZ; whether it took them all.
-
-        Raises :class:`relaygate.uplink.UplinkFailed`.
-        """
-        if self._uplink is None or self._minor < LISTS_SINCE_MINOR:
-            return False
-        return not (bans and await put_bans(self._uplink, bans))
-
-    def _note_no_report(self, error: UplinkFailed) -> None:
-        self.log.debug("{gateway}: {error}", gateway=self.gateway_name, error=str(error))
-
-    def offer(self, services: Sequence[dict[str, Any]], kinds: Collection[bool], pool: int) -> None:
-        """Offer *services* from now on, with *pool* channels of *kinds*; as the constructor has
-        them.
-        """
-        declared = services != self._services
-        self._services, self._kinds, self._pool = services, kinds, pool
-        uplink = self._uplink
-        if uplink is None or self._supply is None:
-            return
-        self._supply.keep(kinds, pool)
-        if declared:
-            self._declare_again(uplink)
-
-    @property
-    def leads_out(self) -> bool:
-        """Whether connections outwards can be asked for there now."""
-        return self.up and self._minor >= commands.MINOR_FORWARD
 
     def _next_wait(self) -> float:
         wait = self._backoff.next_wait()
@@ -271,6 +229,7 @@ class GatewayLink(MultiService):
         self._last_failure = ""
         self._stood_since = self.reactor.seconds()
         self._uplink = uplink
+        self.draining = False
         self.generation = answer["generation"]
         self._minor = answer["minor"]
         self.log.info(
@@ -380,6 +339,11 @@ class GatewayLink(MultiService):
         """See :class:`relaygate.uplink.IInternalEnd`."""
         if self._supply is not None and uplink is self._uplink:
             self._supply.demand(tls, count)
+
+    def gateway_draining(self, uplink: Uplink) -> None:
+        """See :class:`relaygate.uplink.IInternalEnd`."""
+        self.draining = True
+        self.log.info("{gateway} takes no new sessions any more", gateway=self.gateway_name)
 
     def farewell(self, uplink: Uplink, reason: str, superseded: bool) -> None:
         """See :class:`relaygate.uplink.IUplinkEnd`."""

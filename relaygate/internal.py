@@ -9,6 +9,7 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -16,19 +17,17 @@ from relaygate import __version__
 from relaygate.addresses import HostPort
 from relaygate.admin import AdminCommands, AdminPort
 from relaygate.admission import Caps
-from relaygate.backends import Backends
 from relaygate.backsession import BackSession, Service
-from relaygate.balance import Group, Member, Persistence
 from relaygate.changes import Changes, compare, differing
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
 from relaygate.config import (
-    BackendConfig,
     BansConfig,
     FTPConfig,
     GatewayConfig,
     InternalConfig,
     ServiceConfig,
 )
+from relaygate.draining import drained
 from relaygate.errors import Stopping
 from relaygate.forwards import Forwards
 from relaygate.ftprelay import FTPSettings
@@ -41,9 +40,11 @@ from relaygate.pipes import PipeShelf
 from relaygate.protocols.ftpeffects import BackendTLS, FTPPolicy, Use
 from relaygate.protocols.preamble import SessionStart
 from relaygate.servicekeys import ServiceFiles, load_service_files
+from relaygate.serving import make_backends, make_checks
 from relaygate.steering import Steering
 from relaygate.supply import SuppliedChannel
 from relaygate.tls import client_context
+from relaygate.watch import Watcher
 
 # Seconds for the uplinks to close, and for what was aborted to end.
 STOP_LIMIT_S = 5.0
@@ -64,6 +65,11 @@ class InternalNode(MultiService):
         self.guard = Guard(reactor, _rules(config.bans), lambda: list(self.links.values()))
         self.published: dict[str, Service] = {}
         self._keepers: dict[str, Keeper[ServiceFiles]] = {}
+        self._watchers: dict[str, Watcher] = {}
+        # No new sessions, by order: of the node, or of the services with these names.
+        self.draining = False
+        self.drained: set[str] = set()
+        self._offering: IDelayedCall | None = None
         for service in config.services:
             self._publish(*self._make(service))
         self._sessions: set[BackSession] = set()
@@ -109,7 +115,30 @@ class InternalNode(MultiService):
         services, forwards = self._config.services, self._config.forwards
         kinds = {kind for service in services for kind in service.channel_kinds}
         kinds |= {kind for forward in forwards for kind in forward.channel_kinds}
-        return [_declared(service) for service in services], kinds
+        offered = [each for each in services if self.offer_state(each.name) == "offered"]
+        return [_declared(service) for service in offered], kinds
+
+    def offer_state(self, name: str) -> str:
+        """``offered``, ``drained``, or ``down``: whether the service *name* is declared."""
+        if self.draining or name in self.drained:
+            return "drained"
+        service = self.published[name]
+        if service.when_down == "refuse" or service.backends.up:
+            return "offered"
+        return "down"
+
+    def offer_again(self) -> None:
+        """What is offered may have changed: declare it, once for all that changes in one turn."""
+        if self._offering is None:
+            self._offering = self._reactor.callLater(0, self._offer_now)
+
+    def _offer_now(self) -> None:
+        if self._offering is not None and self._offering.active():
+            self._offering.cancel()
+        self._offering = None
+        pools = {gateway.name: gateway.pool for gateway in self._config.gateways}
+        for name, link in self.links.items():
+            link.offer(*self._wish(), pools[name])
 
     def _make(self, config: ServiceConfig) -> tuple[Service, Keeper[ServiceFiles] | None]:
         """
@@ -138,12 +167,24 @@ class InternalNode(MultiService):
         if older is not None:
             service.take_over(older)
         self.published[service.name] = service
+        watcher = Watcher(service.backends, service.checks, self._reactor, random.random)
+
+        def changed() -> None:
+            watcher.look()
+            self.offer_again()
+
+        service.backends.changed = changed
+        self._watchers[service.name] = watcher
+        watcher.setServiceParent(self)
         if keeper is not None:
             self._keepers[service.name] = keeper
             keeper.setServiceParent(self)
 
     def _withdraw(self, name: str) -> Service | None:
         """No new session finds the service *name*; those that run live on."""
+        watcher = self._watchers.pop(name, None)
+        if watcher is not None:
+            watcher.disownServiceParent()
         keeper = self._keepers.pop(name, None)
         if keeper is not None:
             keeper.disownServiceParent()
@@ -172,6 +213,7 @@ class InternalNode(MultiService):
         self._config = config
         for name in [each.name for each in services.removed]:
             self._withdraw(name)
+            self.drained.discard(name)
         for keeper in self._keepers.values():
             keeper.reload()
         self.forwards.reload()
@@ -184,9 +226,7 @@ class InternalNode(MultiService):
         moved = [each for each in gateways.changed if "address" in gateways.keys[each.name]]
         for gateway in (*gateways.removed, *moved):
             self._retire(self.links.pop(gateway.name))
-        pools = {gateway.name: gateway.pool for gateway in self._config.gateways}
-        for name, link in self.links.items():
-            link.offer(*self._wish(), pools[name])
+        self._offer_now()
         for gateway in (*gateways.added, *moved):
             self._link(gateway)
 
@@ -214,9 +254,28 @@ class InternalNode(MultiService):
         )
         super().startService()
 
+    @property
+    def drain_s(self) -> float:
+        """Seconds that sessions have to end when the program is told to."""
+        return self._config.drain_s
+
+    def drain(self, limit_s: float) -> Deferred[None]:
+        """Take no new sessions; fires when those that run have ended, after *limit_s* at most."""
+        self.draining = True
+        self.offer_again()
+        self.log.info("draining: {sessions} sessions run", sessions=len(self._sessions))
+        return drained(
+            lambda: not self._sessions and all(link.settled for link in self.links.values()),
+            limit_s,
+            self._reactor,
+        )
+
     def stopService(self) -> Deferred[None]:
         """End the uplinks and the sessions."""
         self._stopping = True
+        if self._offering is not None:
+            self._offering.cancel()
+            self._offering = None
         links: Deferred[Any] = super().stopService()
         for session in list(self._sessions):
             session.abort(Cause.SHUTDOWN, "the internal node is shutting down")
@@ -245,7 +304,7 @@ def _service(config: ServiceConfig, reactor: Any) -> Service:
     service = Service(
         config.name,
         config.protocol,
-        Backends(config.name, _group(config), reactor),
+        make_backends(config, reactor),
         Caps(config.max_sessions, config.max_sessions_per_address),
         config.idle_timeout_s,
         _ftp(config, config.ftp, reactor) if config.ftp and not config.mapped else None,
@@ -255,6 +314,8 @@ def _service(config: ServiceConfig, reactor: Any) -> Service:
     )
     service.allow, service.deny = config.allow, config.deny
     service.proxy_protocol = config.proxy_protocol
+    service.when_down = config.health.when_down
+    service.checks = make_checks(config, lambda: service.backend_tls)
     return service
 
 
@@ -265,26 +326,6 @@ def _rules(bans: BansConfig) -> Rules:
         bans.duration_s,
         bans.never,
     )
-
-
-def _group(config: ServiceConfig) -> Group[HostPort]:
-    persistence = config.persistence
-    source = persistence is not None and persistence.by == "source"
-    group: Group[HostPort] = Group(
-        config.balance, Persistence(persistence.ttl_s) if persistence and source else None
-    )
-    for rank, backend in enumerate(config.backends):
-        more = backend if isinstance(backend, BackendConfig) else None
-        group.members.append(
-            Member(
-                HostPort(backend.host, backend.port),
-                f"{HostPort(backend.host, backend.port)}",
-                weight=more.weight if more else 1,
-                backup=more.backup if more else False,
-                rank=rank,
-            )
-        )
-    return group
 
 
 def _ftp(service: ServiceConfig, ftp: FTPConfig, reactor: Any) -> FTPSettings:

@@ -47,10 +47,10 @@ class Health:
         self._row = 0
         self.down = False
 
-    def use(self, marks: MarkRule, checks: CheckRule) -> None:
-        """Judge by these rules from now on."""
-        self._rule, self._checks = marks, checks
-        self._marks = deque(self._marks, maxlen=max(1, marks.failures))
+    def use(self, rules: Health) -> None:
+        """Judge by the rules of another one from now on."""
+        self._rule, self._checks = rules._rule, rules._checks
+        self._marks = deque(self._marks, maxlen=rules._marks.maxlen)
 
     @property
     def marked(self) -> bool:

@@ -8,13 +8,15 @@ keys are only ever added.  Rooms that have more to tell register commands of the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from relaygate import __version__
-from relaygate.admin import AdminCommands, Answer, Arguments
+from relaygate.admin import AdminCommands, AdminError, Answer, Arguments
 from relaygate.backsession import BackSession, Service
 from relaygate.gatewaylink import GatewayLink
 from relaygate.identity import Identity
@@ -29,6 +31,14 @@ class INode(Protocol):
     identity: Identity
     published: dict[str, Service]
     links: dict[str, GatewayLink]
+    draining: bool
+    drained: set[str]
+
+    def offer_state(self, name: str) -> str:
+        """Whether the service *name* is offered."""
+
+    def offer_again(self) -> None:
+        """What is offered may have changed."""
 
     @property
     def sessions(self) -> set[BackSession]:
@@ -37,6 +47,8 @@ class INode(Protocol):
 
 class Steering:
     """Answers for *node*."""
+
+    log = Logger()
 
     def __init__(self, node: INode, clock: IReactorTime) -> None:
         self._node = node
@@ -47,6 +59,8 @@ class Steering:
         """Put the commands into the table."""
         commands.register("status", self.status)
         commands.register("sessions", self.list_sessions)
+        commands.register("drain", partial(self._steer, True))
+        commands.register("resume", partial(self._steer, False))
 
     async def status(self, arguments: Arguments) -> Answer:
         """The node, its gateways with what they say of themselves, and its services."""
@@ -61,12 +75,16 @@ class Steering:
             "software": f"relaygate {__version__}",
             "certificate_ends": node.identity.not_after.isoformat(),
             "uptime_seconds": round(self._clock.seconds() - self._began, 1),
+            "state": "draining" if node.draining else "running",
             "sessions": len(node.sessions),
             "gateways": [
                 {**link.state(), "report": report}
                 for link, report in zip(node.links.values(), reports, strict=True)
             ],
-            "services": [_service(each, moved) for each in node.published.values()],
+            "services": [
+                {**_service(each, moved), "state": node.offer_state(each.name)}
+                for each in node.published.values()
+            ],
         }
 
     async def list_sessions(self, arguments: Arguments) -> Answer:
@@ -90,6 +108,48 @@ class Steering:
             "sessions": [session.state() for session in found[:limit]],
             "more": len(found) > limit,
         }
+
+    async def _steer(self, drain: bool, arguments: Arguments) -> Answer:
+        """
+        Take new sessions no longer (*drain*), or again: the node, a service, or a backend.
+
+        A backend is named by its address, in all services or in the one called ``service``.
+        """
+        kind = arguments.choice("kind", "node", "service", "backend")
+        name = arguments.text("name", "" if kind == "node" else None)
+        service = arguments.text("service", "", longest=63) if kind == "backend" else ""
+        arguments.finish()
+        node = self._node
+        if kind == "node":
+            node.draining = drain
+            sessions = len(node.sessions)
+        elif kind == "service":
+            if name not in node.published:
+                raise AdminError(f"there is no service {name!r}")
+            (node.drained.add if drain else node.drained.discard)(name)
+            sessions = node.published[name].sessions.total
+        else:
+            found = [
+                backend
+                for each in node.published.values()
+                if service in ("", each.name)
+                for backend in each.backends.group.members
+                if backend.name == name
+            ]
+            if not found:
+                raise AdminError(f"there is no backend {name!r}")
+            for backend in found:
+                backend.drained = drain
+            sessions = sum(backend.sessions for backend in found)
+        self.log.info(
+            "{what}: {kind} {name}, {sessions} sessions run",
+            what="drained" if drain else "resumed",
+            kind=kind,
+            name=name or node.identity.name,
+            sessions=sessions,
+        )
+        node.offer_again()
+        return {"sessions": sessions}
 
 
 def _moved(sessions: Iterable[BackSession]) -> Mapping[str, tuple[int, int]]:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
 
 from OpenSSL import SSL
 from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.usage import Options, UsageError
@@ -127,10 +128,22 @@ def make_program(
         _open_log(config.log, options.parent),
         max_sessions=getattr(config, "max_sessions", 0),
         notifier=notifier,
+        node=node,
     )
     keeper.setServiceParent(program)
     IService(node).setServiceParent(program)
     return program
+
+
+class IDrained(Protocol):
+    """A node at the end of the program."""
+
+    @property
+    def drain_s(self) -> float:
+        """Seconds that its sessions have to end; 0 is none."""
+
+    def drain(self, limit_s: float) -> Deferred[None]:
+        """Take no new sessions; fires when those that run have ended, or the time has."""
 
 
 class Reloader(Generic[C]):
@@ -217,6 +230,7 @@ class Program(MultiService):
     *reload* reads again what is in files, at SIGHUP.
     *max_sessions* is how many sessions the configuration allows, if it says so.
     *notifier* tells systemd, where the program runs under it.
+    *node* lets its sessions end before it stops; a second signal cuts that short.
     """
 
     log = Logger()
@@ -229,8 +243,10 @@ class Program(MultiService):
         *,
         max_sessions: int = 0,
         notifier: Notifier | None = None,
+        node: IDrained | None = None,
     ) -> None:
         super().__init__()
+        self._node = node
         self._notifier = notifier or Notifier({}, 0)
         self._max_sessions = max_sessions
         self._reactor = reactor
@@ -269,7 +285,27 @@ class Program(MultiService):
         """See :class:`twisted.application.service.IService`."""
         self.log.info("stopping")
         self._notifier.stopping()
-        return super().stopService()
+        limit_s = self._node.drain_s if self._node is not None else 0.0
+        if self._node is None or not limit_s:
+            return super().stopService()
+        # While the reactor waits for this, its own handlers would only say that it stops already.
+        hurried: Deferred[None] = Deferred()
+
+        def hurry() -> None:
+            if not hurried.called:
+                self.log.info("told to stop again: sessions that run end now")
+                hurried.callback(None)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._from_signal(hurry))
+        draining = DeferredList(
+            [self._node.drain(limit_s), hurried],
+            fireOnOneCallback=True,
+            fireOnOneErrback=True,
+            consumeErrors=True,
+        )
+        draining.addErrback(lambda failure: self.log.failure("draining", failure))
+        return draining.addCallback(lambda _: super(Program, self).stopService())
 
     def _reopen(self) -> None:
         assert self._observer is not None

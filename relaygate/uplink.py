@@ -136,6 +136,9 @@ class IInternalEnd(IUplinkEnd):
     def open_channels(uplink: Uplink, tls: bool, count: int) -> None:
         """Clients wait for *count* data channels."""
 
+    def gateway_draining(uplink: Uplink) -> None:
+        """The DMZ node takes no new sessions any more."""
+
 
 class Uplink(amp.AMP):
     """
@@ -381,6 +384,11 @@ class Uplink(amp.AMP):
     @commands.Report.responder
     def _report(self, page: int) -> dict[str, Any]:
         return {"software": self._software, **self._dmz_end().report(self, page)}
+
+    @commands.Draining.responder
+    def _draining(self) -> dict[str, Any]:
+        self._as(IInternalEnd).gateway_draining(self)
+        return {}
 
     @commands.Ping.responder
     def _pong(self) -> dict[str, Any]:

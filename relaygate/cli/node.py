@@ -46,6 +46,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_client_options(reload)
     reload.set_defaults(func=run_command(lambda _: {"command": "reload"}, _print_changes))
 
+    for word, does in (("drain", "take no new sessions"), ("resume", "take new sessions again")):
+        steer = subparsers.add_parser(word, help=f"{does}: a running node, a service or a backend")
+        steer.add_argument("kind", choices=("node", "service", "backend"))
+        steer.add_argument("name", nargs="?", default="", help="of the service; or host:port")
+        steer.add_argument("--service", default="", help="the backend in this service alone")
+        add_client_options(steer)
+        steer.set_defaults(func=run_command(_order, _print_steered))
+
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that talks to a node: which one, and how to print."""
@@ -135,8 +143,8 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 def _print_status(status: Answer) -> None:
     print(
-        f"{status['node']}: {status['software']}, up {status['uptime_seconds']:.0f} s,"
-        f" {status['sessions']} sessions"
+        f"{status['node']}: {status['state']}, {status['software']},"
+        f" up {status['uptime_seconds']:.0f} s, {status['sessions']} sessions"
     )
     print()
     print_table(
@@ -156,26 +164,43 @@ def _print_status(status: Answer) -> None:
     )
     print()
     print_table(
-        ("service", "protocol", "sessions", "opened", "refused", "in", "out"),
+        ("service", "protocol", "state", "sessions", "opened", "refused", "in", "out"),
+        [
+            [each["name"], each["protocol"], each["state"], *_figures(each)]
+            for each in status["services"]
+        ],
+    )
+    print()
+    print_table(
+        ("backend", "service", "state", "weight", "sessions", "opened", "failed"),
         [
             [
-                each[key]
-                for key in (
-                    "name",
-                    "protocol",
-                    "sessions",
-                    "opened",
-                    "refused",
-                    "bytes_in",
-                    "bytes_out",
-                )
+                each["address"],
+                service["name"],
+                f"{each['state']}, backup" if each["backup"] else each["state"],
+                *(each[key] for key in ("weight", "sessions", "opened", "failed")),
             ]
-            for each in status["services"]
+            for service in status["services"]
+            for each in service["backends"]
         ],
     )
     for gateway in status["gateways"]:
         for name, reason in gateway["refused"].items():
             print(f"{gateway['name']} refuses {name}: {printable(reason)}")
+
+
+def _figures(service: Answer) -> list[int]:
+    return [service[key] for key in ("sessions", "opened", "refused", "bytes_in", "bytes_out")]
+
+
+def _order(arguments: argparse.Namespace) -> Answer:
+    request = {"command": arguments.command, "kind": arguments.kind}
+    given = {"name": arguments.name, "service": arguments.service}
+    return request | {key: value for key, value in given.items() if value}
+
+
+def _print_steered(answer: Answer) -> None:
+    print(f"{answer['sessions']} sessions run")
 
 
 def _print_changes(answer: Answer) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from relaygate.config.balancing import BackendConfig, PersistenceConfig
+from relaygate.config.balancing import BackendConfig, HealthConfig, PersistenceConfig
 from relaygate.config.dmz import DMZConfig, build_dmz
 from relaygate.config.ftp import BackendTLSConfig, FTPConfig, KeyFiles
 from relaygate.config.internal import (
@@ -30,6 +30,7 @@ __all__ = [
     "DMZConfig",
     "FTPConfig",
     "GatewayConfig",
+    "HealthConfig",
     "IdentityFiles",
     "InternalConfig",
     "KeyFiles",

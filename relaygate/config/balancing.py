@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from relaygate.addresses import HostPort
-from relaygate.config.schema import Key, Reader, Section, Table
-from relaygate.config.shared import TARGET, choice, flag, integer, seconds
+from relaygate.config.schema import Key, ListOf, Reader, Section, Table, Value
+from relaygate.config.shared import TARGET, choice, flag, integer, seconds, text_of
 
 __all__ = [
     "BACKEND",
     "BALANCE",
+    "HEALTH",
     "PERSISTENCE",
     "BackendConfig",
+    "HealthConfig",
     "PersistenceConfig",
     "Rule",
     "balancing_fields",
@@ -41,6 +43,60 @@ class PersistenceConfig:
     by: Literal["source"]
     ttl_s: float = 300.0
 
+
+@dataclass(frozen=True)
+class HealthConfig:
+    """
+    How backends are watched.
+
+    *failures* sessions that fail within *within_s* seconds take a backend out for a while.  With a
+    *check* it is looked at every *interval_s* seconds, and is down after *fall* bad looks in a row
+    and up after *rise* good ones.  *when_down* says what becomes of the listener when no backend
+    is up.
+    """
+
+    check: Literal["none", "connect", "ssh", "ftp", "http"] = "none"
+    interval_s: float = 10.0
+    timeout_s: float = 5.0
+    rise: int = 2
+    fall: int = 3
+    http_path: str = "/"
+    http_host: str | None = None
+    http_status: tuple[int, ...] = (200,)
+    failures: int = 3
+    within_s: float = 30.0
+    when_down: Literal["close", "refuse"] = "close"
+
+
+def _visible(value: object) -> str:
+    text = text_of(value)
+    if not 0 < len(text) <= 1024 or not all("!" <= char <= "~" for char in text):
+        raise ValueError
+    return text
+
+
+def _path(value: object) -> str:
+    text = _visible(value)
+    if not text.startswith("/"):
+        raise ValueError
+    return text
+
+
+HEALTH = Section(
+    (
+        Key("check", choice("none", "connect", "ssh", "ftp", "http")),
+        Key("interval", seconds(1, 3600), field="interval_s"),
+        Key("timeout", seconds(1, 60), field="timeout_s"),
+        Key("rise", integer(1, 100)),
+        Key("fall", integer(1, 100)),
+        Key("http_path", Value('a path of visible ASCII characters, as in "/health"', _path)),
+        Key("http_host", Value("a host name, as it stands in the field Host", _visible)),
+        Key("http_status", ListOf(integer(100, 599), "status codes", 32)),
+        Key("failures", integer(0, 100)),
+        Key("within", seconds(1, 3600), field="within_s"),
+        Key("when_down", choice("close", "refuse")),
+    )
+)
 
 BALANCE = choice("round-robin", "failover", "least-sessions", "source")
 
@@ -100,6 +156,8 @@ def balancing_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """
     rule = fields.get("balance", "round-robin")
     fields = {"node_balance": "round-robin" if rule == "failover" else rule, **fields}
+    if "health" in fields:
+        fields["health"] = HealthConfig(**fields["health"])
     if "persistence" in fields:
         fields = {**fields, "persistence": PersistenceConfig(**fields["persistence"])}
     return fields

@@ -16,6 +16,7 @@ from relaygate.config.shared import (
     LOG,
     NETWORK,
     NODE_NAME,
+    STOP,
     IdentityFiles,
     LogConfig,
     identity_from,
@@ -59,6 +60,7 @@ class DMZConfig:
     max_rate_per_address: int = 1_000
     trusted_proxies: NetworkSet = field(default_factory=NetworkSet)
     log: LogConfig = field(default_factory=LogConfig)
+    drain_s: float = 30.0
 
 
 _RULE = Value(
@@ -123,7 +125,13 @@ _POLICY = Table(
 )
 
 DMZ_FILE = Table(
-    (Key("identity", IDENTITY), Key("uplink", _UPLINK), Key("policy", _POLICY), Key("log", LOG))
+    (
+        Key("identity", IDENTITY),
+        Key("uplink", _UPLINK),
+        Key("policy", _POLICY),
+        Key("log", LOG),
+        Key("stop", STOP),
+    )
 )
 
 
@@ -137,6 +145,7 @@ def build_dmz(file: Path, values: dict[str, Any]) -> DMZConfig:
         log=log_from(fields["log"], file.parent),
         **fields["uplink"],
         **_policy(fields["policy"]),
+        **fields.get("stop", {}),
     )
 
 

@@ -11,7 +11,9 @@ from relaygate.config.access import ACCESS_KEYS, access_fields
 from relaygate.config.balancing import (
     BACKEND,
     BALANCE,
+    HEALTH,
     PERSISTENCE,
+    HealthConfig,
     PersistenceConfig,
     Rule,
     balancing_fields,
@@ -36,6 +38,7 @@ from relaygate.config.shared import (
     LOG,
     NETWORK,
     NODE_NAME,
+    STOP,
     TARGET,
     IdentityFiles,
     LogConfig,
@@ -86,6 +89,7 @@ class ServiceConfig:
     balance: Rule = "round-robin"
     node_balance: Rule = "round-robin"
     persistence: PersistenceConfig | None = None
+    health: HealthConfig = field(default_factory=HealthConfig)
     channel: Literal["auto", "always", "never"] = "auto"
     max_sessions: int = 0
     max_sessions_per_address: int = 0
@@ -166,6 +170,7 @@ class InternalConfig:
     admin_socket: Path | None = None
     forwards: tuple[ForwardConfig, ...] = ()
     bans: BansConfig = field(default_factory=BansConfig)
+    drain_s: float = 30.0
 
 
 _BANS = Section(
@@ -207,6 +212,7 @@ _SERVICE = Table(
         Key("balance", BALANCE),
         Key("node_balance", BALANCE),
         Key("persistence", PERSISTENCE),
+        Key("health", HEALTH),
         Key("channel", choice("auto", "always", "never")),
         Key("max_sessions", integer(0, 1_000_000)),
         Key("max_sessions_per_address", integer(0, 1_000_000)),
@@ -281,6 +287,7 @@ INTERNAL_FILE = Table(
         Key("log", LOG),
         Key("admin", _ADMIN),
         Key("bans", _BANS),
+        Key("stop", STOP),
     ),
     _check_gateways,
 )
@@ -315,4 +322,5 @@ def build_internal(file: Path, values: dict[str, Any]) -> InternalConfig:
         log=log_from(fields["log"], file.parent),
         bans=_bans_from(fields.get("bans", {})),
         admin_socket=file.parent / fields["admin"]["socket"] if "admin" in fields else None,
+        **fields.get("stop", {}),
     )

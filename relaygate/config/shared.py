@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from relaygate.addresses import AddressError, HostPort, canonical_name
-from relaygate.config.schema import Key, Table, Value
+from relaygate.config.schema import Key, Section, Table, Value
 from relaygate.networks import network_of
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "NETWORK",
     "NODE_NAME",
     "PATH",
+    "STOP",
     "TARGET",
     "IdentityFiles",
     "LogConfig",
@@ -159,6 +160,8 @@ LOG = Table(
         Key("level", choice("debug", "info", "warn", "error")),
     )
 )
+
+STOP = Section((Key("drain", seconds(0, 86_400), field="drain_s"),))
 
 
 def identity_from(fields: dict[str, Any], folder: Path) -> IdentityFiles:

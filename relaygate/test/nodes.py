@@ -54,7 +54,9 @@ class Node(Program):
 
     def configure(self, config: str) -> None:
         """Write another configuration, for the next start or reload."""
-        self.config_file.write_text(f"{config}\n{self._identity}")
+        # Tests that are over do not wait for their sessions, unless that is what they test.
+        stop = "" if "[stop]" in config else "[stop]\ndrain = 0\n"
+        self.config_file.write_text(f"{config}\n{stop}{self._identity}")
 
 
 class Authority:

@@ -183,8 +183,8 @@ idle_timeout = 7.5
         self.assertEqual(
             self.problems(INTERNAL, lambda path: load(path, "dmz"))[:2],
             [
-                "gateway: unknown key (known here: identity, uplink, policy, log)",
-                "service: unknown key (known here: identity, uplink, policy, log)",
+                "gateway: unknown key (known here: identity, uplink, policy, log, stop)",
+                "service: unknown key (known here: identity, uplink, policy, log, stop)",
             ],
         )
 
@@ -275,6 +275,7 @@ class ExampleTests(SynchronousTestCase):
                     service.backends,
                     tls=service.tls,
                     persistence=service.persistence,
+                    health=service.health,
                     backend_tls=service.backend_tls,
                     ftp=service.ftp,
                 ),

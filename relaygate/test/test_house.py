@@ -43,6 +43,7 @@ ORDER: Final = {
     "protocols.preamble": 10,
     "protocols.proxyhead": 10,
     "protocols.socks": 10,
+    "protocols.probes": 10,
     "protocols.proxyheader": 10,
     "protocols.sshident": 10,
     # 1, values: no Twisted, no clock, no randomness
@@ -84,6 +85,7 @@ ORDER: Final = {
     "keeper": 330,
     "resolver": 330,
     "entrytalk": 335,
+    "draining": 330,
     "admin": 330,
     "handshake": 330,
     "desk": 330,
@@ -108,6 +110,8 @@ ORDER: Final = {
     "entries": 370,
     "entryfollow": 375,
     "guard": 368,
+    "watch": 368,
+    "report": 360,
     "backsession": 370,
     "enrolled": 370,
     "frontsession": 370,
@@ -120,6 +124,7 @@ ORDER: Final = {
     # 4, roles
     "forwards": 395,
     "dmz": 400,
+    "serving": 405,
     "steering": 410,
     "internal": 420,
     # 5, doors

@@ -74,6 +74,7 @@ SAMPLES: dict[type[amp.Command], dict[str, Any]] = {
     },
     commands.Ban: {"bans": [{"network": "198.51.100.0/24", "seconds": 60}]},
     commands.Report: {"page": 0},
+    commands.Draining: {},
     commands.Ping: {},
     commands.Farewell: {"reason": "bye", "superseded": False},
 }
@@ -93,7 +94,8 @@ class PairCase(SynchronousTestCase):
 
     def asker(self, command: type[amp.Command]) -> Uplink:
         """The end that *command* comes from (either, for those that both may say)."""
-        return self.pair.dmz if command is commands.OpenChannels else self.pair.internal
+        inwards = (commands.OpenChannels, commands.Draining)
+        return self.pair.dmz if command in inwards else self.pair.internal
 
     def assert_refused(self, answer: Deferred[Any], *words: str) -> None:
         """Check that *answer* failed, and that its text has *words*."""
@@ -250,7 +252,7 @@ class RefusalTests(PairCase):
 
     def answers(self, command: type[amp.Command]) -> Any:
         """The role that answers *command*."""
-        internal = command is commands.OpenChannels
+        internal = command in (commands.OpenChannels, commands.Draining)
         return self.pair.internal_end if internal else self.pair.dmz_end
 
     def test_every_command_against_every_error(self) -> None:

@@ -38,7 +38,7 @@ class HostileCase(PairCase):
 
     def victim(self, command: bytes) -> tuple[Uplink, MemoryLeg]:
         """The end that answers *command*, and its leg."""
-        if command == b"OpenChannels":
+        if command in (b"OpenChannels", b"Draining"):
             return self.pair.internal, self.pair.internal_leg
         return self.pair.dmz, self.pair.dmz_leg
 

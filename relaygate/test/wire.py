@@ -243,10 +243,15 @@ class InternalEnd(_End):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[tuple[bool, int]] = []
+        self.draining = False
 
     def open_channels(self, uplink: Uplink, tls: bool, count: int) -> None:
         self._fail()
         self.asked.append((tls, count))
+
+    def gateway_draining(self, uplink: Uplink) -> None:
+        self._fail()
+        self.draining = True
 
 
 class UplinkPair:
