@@ -267,7 +267,8 @@ class LogTests(SessionCase):
         """Each reload that changes what is offered is declared, others are not."""
         await self.start("tcp", Echo)
         (first,) = self.node._config.services
-        await until(lambda: self.node.links["dmz"].up)
+        link = self.node.links["dmz"]
+        await until(lambda: link.up and link.settled)
         with logged() as events:
             self.node.reload(replace(self.node._config, services=(replace(first),)))
             other = replace(first, backends=(HostPort("127.0.0.1", 1),))

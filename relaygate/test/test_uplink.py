@@ -163,7 +163,10 @@ class CommandTests(PairCase):
         declared = SAMPLES[commands.Declare]
         answer = self.pair.ask(self.pair.internal, commands.Declare, **declared)
         self.assertEqual(self.successResultOf(answer), {"refused": []})
-        self.assertEqual(self.pair.dmz_end.declared, [(0, True, [SERVICE])])
+        ((page, last, (found,)),) = self.pair.dmz_end.declared
+        self.assertEqual((page, last), (0, True))
+        # What is optional and was not said reads as None.
+        self.assertEqual({key: found[key] for key in found if found[key] is not None}, SERVICE)
 
     def test_declare_before_hello(self) -> None:
         """Nothing can be declared before hello: it asks for no listener and settles nothing."""
