@@ -29,7 +29,8 @@ from relaygate.backoff import FullJitter
 from relaygate.dataway import DataWay
 from relaygate.dial import error_words, leg_endpoint
 from relaygate.legs import Leg
-from relaygate.listpush import pages_of, put_lists
+from relaygate.listpush import MINOR as LISTS_SINCE_MINOR
+from relaygate.listpush import pages_of, put_bans, put_lists
 from relaygate.protocols.preamble import SessionStart, TransferStart, UplinkKeys
 from relaygate.report import fetch_report
 from relaygate.supply import ChannelSupply, Start, SuppliedChannel
@@ -195,6 +196,34 @@ class GatewayLink(MultiService):
         except UplinkFailed as error:
             self.log.debug("{gateway}: {error}", gateway=self.gateway_name, error=str(error))
             return None
+
+    async def put_bans(self, bans: Sequence[tuple[str, float]]) -> bool:
+        """
+        Set *bans* (networks, and the seconds that are left) in the DMZ; whether it took them all.
+
+        Raises :class:`relaygate.uplink.UplinkFailed`.
+        """
+        if self._uplink is None or self._minor < LISTS_SINCE_MINOR:
+            return False
+        return not (bans and await put_bans(self._uplink, bans))
+
+    def offer(self, services: Sequence[dict[str, Any]], kinds: Collection[bool], pool: int) -> None:
+        """Offer *services* from now on, with *pool* channels of *kinds*; as the constructor has
+        them.
+        """
+        declared = services != self._services
+        self._services, self._kinds, self._pool = services, kinds, pool
+        uplink = self._uplink
+        if uplink is None or self._supply is None:
+            return
+        self._supply.keep(kinds, pool)
+        if declared:
+            self._declare_again(uplink)
+
+    @property
+    def leads_out(self) -> bool:
+        """Whether connections outwards can be asked for there now."""
+        return self.up and self._minor >= commands.MINOR_FORWARD
 
     def _next_wait(self) -> float:
         wait = self._backoff.next_wait()

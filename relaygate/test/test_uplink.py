@@ -166,7 +166,7 @@ class CommandTests(PairCase):
         ((page, last, (found,)),) = self.pair.dmz_end.declared
         self.assertEqual((page, last), (0, True))
         # What is optional and was not said reads as None.
-        self.assertEqual({key: found[key] for key in found if found[key] is not None}, SERVICE)
+        self.assertEqual(found, {**dict.fromkeys(found), **SERVICE})
 
     def test_declare_before_hello(self) -> None:
         """Nothing can be declared before hello: it asks for no listener and settles nothing."""
