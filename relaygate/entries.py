@@ -306,11 +306,12 @@ class EntrySession:
         )
 
     def _fields(self) -> dict[str, object]:
+        named = {"user": self.user or "-"} if self._entry.users else {}
         return {
             "session": self.id,
             "entry": self._entry.name,
             "client": str(HostPort(*self.client)),
-            "user": self.user or "-",
+            **named,
             "gateway": self.gateway or "-",
             "destination": self.destination,
         }
