@@ -21,8 +21,11 @@ Only protocols that own a leg, and :mod:`relaygate.relay`, end, pause or abort o
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from typing import TYPE_CHECKING, Protocol, cast
 
 from OpenSSL import SSL
@@ -31,6 +34,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 
 from relaygate.quiettls import QuietTLS
+from relaygate.tlsrecords import TLS_RECORD, receive_record, send_record
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -43,9 +47,8 @@ else:
 KEEP_IDLE_S = 60
 KEEP_INTERVAL_S = 15
 KEEP_COUNT = 4
-# RFC 8446 section 5.1: no record holds more plaintext.
-TLS_RECORD = 16384
-_HEADER_BYTES = 5  # type, version, length
+# What a full one has on the wire: five bytes of header, the content's type, the tag (section 5.2).
+_WIRE_RECORD = 5 + TLS_RECORD + 1 + 16
 _BIG_RECORD = 4096
 
 _LINGER_ABORT = struct.pack("ii", 1, 0)
@@ -123,10 +126,15 @@ class Leg(_Base):
             return self.socket.recv_into(buffer)
         if self.end_behind:
             return 0
-        count = 0
+        count = waiting = 0
         try:
-            while not count or (count + TLS_RECORD <= len(buffer) and self._big_record_waits()):
-                count += tls.recv_into(buffer[count:], TLS_RECORD)
+            count = receive_record(tls, buffer)
+            while count + TLS_RECORD <= len(buffer):
+                waiting = waiting or self._records_waiting()
+                if not waiting:
+                    break
+                count += receive_record(tls, buffer[count:])
+                waiting -= 1
         except SSL.ZeroReturnError:
             if self._quiet is not None and self._writeDisconnecting:
                 # Our own end has waited for this.
@@ -139,20 +147,17 @@ class Leg(_Base):
             raise ConnectionResetError(tls_error_text(error)) from None
         return count
 
-    def _big_record_waits(self) -> bool:
+    def _records_waiting(self) -> int:
         """
-        Whether the next record in the kernel is a big one.
+        How many records, at least, can be read without waiting: of what the kernel has, big ones.
 
         Many records in one load make few sends of them.  What is big is data, unless a peer pads
         what is not (RFC 8446 section 5.4): then :attr:`end_behind` remembers the end.
         """
         if self._quiet is not None:
-            return self._quiet.next_record >= _BIG_RECORD
-        try:
-            header = self.socket.recv(_HEADER_BYTES, socket.MSG_PEEK)
-        except OSError:
-            return False
-        return len(header) == _HEADER_BYTES and header[3] >= _BIG_RECORD >> 8
+            return int(self._quiet.next_record >= _BIG_RECORD)
+        unread = fcntl.ioctl(self.socket, termios.FIONREAD, bytes(4))
+        return int.from_bytes(unread, sys.byteorder) // _WIRE_RECORD
 
     def send_some(self, data: memoryview | bytes) -> int:
         """
@@ -171,7 +176,7 @@ class Leg(_Base):
         try:
             # It takes no more than a record at a time, whatever it is given.
             while sent < len(data):
-                sent += self.tls.send(data[sent : sent + TLS_RECORD] if many else data)
+                sent += send_record(self.tls, data[sent:] if sent else data)
         except (SSL.WantReadError, SSL.WantWriteError):
             if not sent:
                 raise BlockingIOError from None

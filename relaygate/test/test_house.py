@@ -74,6 +74,7 @@ ORDER: Final = {
     # 3, the data plane, then the sessions that use it
     "pipes": 300,
     "quiettls": 300,
+    "tlsrecords": 300,
     "legs": 310,
     "socketleg": 315,
     "dialleg": 320,

@@ -17,7 +17,7 @@ from twisted.internet import main
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relaygate import pump
-from relaygate.legs import TLS_RECORD, Leg
+from relaygate.legs import Leg
 from relaygate.outcome import Cause
 from relaygate.pipes import BIG_BYTES, SMALL_BYTES, Pipe, PipeShelf
 from relaygate.pump import SUSTAINED_BYTES, TURN_BYTES, CopyPump, Pump, SplicePump, make_pump
@@ -33,6 +33,7 @@ from relaygate.test.dataplane import (
     held,
 )
 from relaygate.test.farend import MB, Ending, payload, reactor, unchanged, until
+from relaygate.tlsrecords import TLS_RECORD
 
 # A big pipe, or the shared buffer; and under TLS one record that OpenSSL has read half.
 LOAD = {True: BIG_BYTES, False: 256 * 1024 + 2 * TLS_RECORD}

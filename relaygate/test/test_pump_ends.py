@@ -24,7 +24,7 @@ class PaddedEndTests(TestCase):
     timeout = 240
 
     def setUp(self) -> None:
-        self.patch(Leg, "_big_record_waits", lambda _: True)
+        self.patch(Leg, "_records_waiting", lambda _: 1)
 
     async def test_end_behind_data(self) -> None:
         """An end that is read together with data comes behind all of it."""
