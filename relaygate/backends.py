@@ -74,9 +74,7 @@ class Backends:
     @property
     def up(self) -> bool:
         """Whether any is up and not drained."""
-        return any(
-            not each.drained and each.health.state == "up" for each in self.group.members
-        )
+        return any(not each.drained and each.health.state == "up" for each in self.group.members)
 
     def worked(self, backend: Backend, address: str) -> None:
         """A session of *address* is open there."""

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from relaygate.admission import Caps, Counted, Throttle
 from relaygate.outcome import Cause
 from relaygate.pipes import PipeShelf
+from relaygate.relay import Relay
 
 # How many may be told at once that they are refused; more are only dropped.
 MAX_PARTING = 256
@@ -23,6 +24,7 @@ class ISession(Protocol):
     id: str
     address: str
     counted: Counted
+    relay: Relay | None
 
     def abort(self, cause: Cause, detail: str) -> None:
         """End it now."""
@@ -113,6 +115,16 @@ class Desk:
         self.give_up_place(session)
         self._parting.discard(session.id)
         del self._running[session.id]
+
+    def moved(self) -> dict[Counted, tuple[int, int]]:
+        """The bytes that running sessions have moved, in and out, by what counts them."""
+        moved: dict[Counted, tuple[int, int]] = {}
+        for session in self._running.values():
+            if session.relay is not None:
+                into, out = moved.get(session.counted, (0, 0))
+                relay = session.relay
+                moved[session.counted] = into + relay.bytes_in, out + relay.bytes_out
+        return moved
 
     def abort_all(self, cause: Cause, detail: str) -> None:
         """End every session now."""

@@ -36,13 +36,14 @@ from relaygate.pipes import PipeShelf
 from relaygate.rates import Rates
 from relaygate.reception import Reception
 from relaygate.sessionlog import ID_BYTES
+from relaygate.statuspage import StatusPage, truth
 from relaygate.tls import server_context
 from relaygate.transfers import Transfers
 
 # Seconds for what was aborted to end.
 LAST_TURNS_S = 0.1
 # What the node has from its file for as long as it runs.
-_FIXED = ("identity", "uplink_listen", "log")
+_FIXED = ("identity", "uplink_listen", "status_listen", "log")
 
 
 class DMZNode(Service):
@@ -82,10 +83,25 @@ class DMZNode(Service):
         self.gate = Gate(reactor.seconds, rates, self.book.bans)
         self.lobby = Lobby(self.book, reactor, lambda: self._context, config.nodes)
         self.book.figures = self.figures
+        self.book.moved = self.desk.moved
+        self._status: StatusPage | None = None
+        if config.status_listen is not None:
+            pages = {"/live": truth(list), "/ready": truth(self.lacking)}
+            self._status = StatusPage(config.status_listen, pages, reactor)
         self._started_at = reactor.seconds()
         self._port: IListeningPort | None = None
         self._context: SSL.Context
         self.use_identity(identity)
+
+    def lacking(self) -> list[str]:
+        """What keeps this node from being ready; its names are of no use to who may ask."""
+        if self.book.draining:
+            return ["draining"]
+        if not len(self.book) or not list(self.listeners):
+            return ["no internal node"]
+        if not all(listener.nodes for listener in self.listeners):
+            return ["a service has no internal node"]
+        return []
 
     def figures(self) -> dict[str, int]:
         """What a report over the uplink says of this node as a whole."""
@@ -164,6 +180,8 @@ class DMZNode(Service):
         super().startService()
         if self._port is None:
             self.privilegedStartService()
+        if self._status is not None:
+            self._status.startService()
 
     @property
     def drain_s(self) -> float:
@@ -187,6 +205,8 @@ class DMZNode(Service):
     def stopService(self) -> Deferred[None] | None:
         """Close every listener, tell the nodes, end the sessions."""
         super().stopService()
+        if self._status is not None:
+            self._status.stopService()
         if self._port is not None:
             self._port.stopListening()
             self._port = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from collections.abc import Mapping as Mapping_
 from dataclasses import asdict
 from functools import partial
 from ipaddress import ip_network
@@ -16,10 +17,11 @@ from zope.interface import implementer
 
 from relaygate import commands
 from relaygate.addresses import AddressError, HostPort, service_name
+from relaygate.admission import Counted
 from relaygate.bans import Bans, TooManyBans
 from relaygate.egress import Egress
 from relaygate.legs import Leg
-from relaygate.listeners import MAPPED_PROTOCOLS, Listeners, Offer
+from relaygate.listeners import MAPPED_PROTOCOLS, Listener, Listeners, Offer
 from relaygate.listshelf import ListShelf
 from relaygate.lobby import IHost
 from relaygate.mapped import Mapping
@@ -32,6 +34,8 @@ from relaygate.uplink import IDMZEnd, Uplink, UplinkFailed
 
 # Seconds for a node to answer that it has heard of the draining.
 DRAIN_WORD_S = 2.0
+
+Moved = Mapping_[Counted, tuple[int, int]]
 
 
 @implementer(IDMZEnd)
@@ -185,6 +189,7 @@ class EnrolledNode:
         """See :class:`relaygate.uplink.IDMZEnd`."""
         size = commands.LISTENERS_PER_PAGE
         mine = self._book.listeners.offered_by(self)
+        moved = self._book.moved()
         return {
             "draining": self._book.draining,
             "pages": max(1, -(-len(mine) // size)),
@@ -198,7 +203,7 @@ class EnrolledNode:
                     "port": listener.offer.listen.port,
                     "nodes": len(listener.nodes),
                     "sessions": listener.sessions.total,
-                    **asdict(listener.tally),
+                    **_live(listener, moved),
                 }
                 for listener in mine[page * size : (page + 1) * size]
             ],
@@ -273,6 +278,13 @@ class EnrolledNode:
             pool.close()
 
 
+def _live(listener: Listener, moved: Moved) -> dict[str, int]:
+    """The listener's tally, with the bytes of the sessions that run (lesson 11)."""
+    tally = asdict(listener.tally)
+    into, out = moved.get(listener.sessions, (0, 0))
+    return tally | {"bytes_in": tally["bytes_in"] + into, "bytes_out": tally["bytes_out"] + out}
+
+
 def _offer(service: dict[str, Any], lists: ListShelf) -> Offer:
     host, port = service["host"], service["port"]
     listen = HostPort.parse(str(HostPort(host, port)), numeric=True)
@@ -331,6 +343,8 @@ class NodeBook:
         self.draining = False
         # What a report says of the DMZ node as a whole: names and whole numbers.
         self.figures: Callable[[], dict[str, int]] = dict
+        # What the sessions of each listener that run have moved.
+        self.moved: Callable[[], Moved] = dict
         # Who is banned, for as long as this process lives.
         self.bans = Bans()
         # Every list of networks that any node uses, by name.

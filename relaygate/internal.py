@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from relaygate import __version__
 from relaygate.addresses import HostPort
-from relaygate.admin import AdminCommands, AdminPort
+from relaygate.admin import AdminCommands, AdminPort, Arguments
 from relaygate.admission import Caps
 from relaygate.backsession import BackSession, Service
 from relaygate.changes import Changes, compare, differing
@@ -35,12 +35,15 @@ from relaygate.gatewaylink import GatewayLink
 from relaygate.guard import Guard, Offence, Rules
 from relaygate.identity import Identity
 from relaygate.keeper import Keeper
+from relaygate.metrics import CONTENT_TYPE, metrics
 from relaygate.outcome import Cause
 from relaygate.pipes import PipeShelf
 from relaygate.protocols.ftpeffects import BackendTLS, FTPPolicy, Use
 from relaygate.protocols.preamble import SessionStart
+from relaygate.protocols.statushttp import Response
 from relaygate.servicekeys import ServiceFiles, load_service_files
 from relaygate.serving import make_backends, make_checks
+from relaygate.statuspage import StatusPage, truth
 from relaygate.steering import Steering
 from relaygate.supply import SuppliedChannel
 from relaygate.tls import client_context
@@ -75,7 +78,10 @@ class InternalNode(MultiService):
         self._sessions: set[BackSession] = set()
         self._stopping = False
         self.commands = AdminCommands()
-        Steering(self, reactor).register(self.commands)
+        steering = Steering(self, reactor)
+        steering.register(self.commands)
+        if config.status_listen is not None:
+            self._show_status(config.status_listen, steering)
         self.guard.register(self.commands)
         if config.admin_socket is not None:
             AdminPort(config.admin_socket, self.commands, reactor).setServiceParent(self)
@@ -92,6 +98,28 @@ class InternalNode(MultiService):
     def sessions(self) -> set[BackSession]:
         """The sessions that run."""
         return self._sessions
+
+    def _show_status(self, listen: HostPort, steering: Steering) -> None:
+        async def figures() -> Response:
+            status = await steering.status(Arguments({}))
+            body = metrics(status, len(self.guard), self.guard.set_by_rule)
+            return Response(200, body, CONTENT_TYPE)
+
+        pages = {"/live": truth(list), "/ready": truth(self.lacking), "/metrics": figures}
+        StatusPage(listen, pages, self._reactor).setServiceParent(self)
+
+    def lacking(self) -> list[str]:
+        """What keeps this node from being ready: each service has to lead somewhere."""
+        if self.draining or self._stopping:
+            return ["draining"]
+        lines = []
+        for name, service in self.published.items():
+            offered = (link.up and name not in link.refused for link in self.links.values())
+            if not any(offered):
+                lines.append(f"{name}: no gateway")
+            elif not any(each["state"] == "up" for each in service.backends.state()):
+                lines.append(f"{name}: no backend")
+        return lines
 
     def _link(self, gateway: GatewayConfig) -> None:
         """Dial *gateway* from now on."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from relaygate import __version__
-from relaygate.cli import check, init, node, pki, transfers
+from relaygate.cli import bans, check, init, node, pki, transfers
 
 __all__ = ["main", "run"]
 
@@ -58,5 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     pki.add_parser(subparsers)
     check.add_parser(subparsers)
     node.add_parser(subparsers)
+    bans.add_parser(subparsers)
     transfers.add_parser(subparsers)
     return parser

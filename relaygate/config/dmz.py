@@ -16,12 +16,14 @@ from relaygate.config.shared import (
     LOG,
     NETWORK,
     NODE_NAME,
+    STATUS,
     STOP,
     IdentityFiles,
     LogConfig,
     identity_from,
     integer,
     log_from,
+    status_from,
     text_of,
 )
 from relaygate.destinations import DestinationRule
@@ -61,6 +63,7 @@ class DMZConfig:
     trusted_proxies: NetworkSet = field(default_factory=NetworkSet)
     log: LogConfig = field(default_factory=LogConfig)
     drain_s: float = 30.0
+    status_listen: HostPort | None = None
 
 
 _RULE = Value(
@@ -129,6 +132,7 @@ DMZ_FILE = Table(
         Key("identity", IDENTITY),
         Key("uplink", _UPLINK),
         Key("policy", _POLICY),
+        Key("status", STATUS),
         Key("log", LOG),
         Key("stop", STOP),
     )
@@ -143,6 +147,7 @@ def build_dmz(file: Path, values: dict[str, Any]) -> DMZConfig:
     return DMZConfig(
         identity=identity_from(fields["identity"], file.parent),
         log=log_from(fields["log"], file.parent),
+        status_listen=status_from(fields),
         **fields["uplink"],
         **_policy(fields["policy"]),
         **fields.get("stop", {}),

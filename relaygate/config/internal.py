@@ -38,6 +38,7 @@ from relaygate.config.shared import (
     LOG,
     NETWORK,
     NODE_NAME,
+    STATUS,
     STOP,
     TARGET,
     IdentityFiles,
@@ -47,6 +48,7 @@ from relaygate.config.shared import (
     integer,
     log_from,
     seconds,
+    status_from,
     text_of,
 )
 from relaygate.networks import NetworkSet
@@ -171,6 +173,7 @@ class InternalConfig:
     forwards: tuple[ForwardConfig, ...] = ()
     bans: BansConfig = field(default_factory=BansConfig)
     drain_s: float = 30.0
+    status_listen: HostPort | None = None
 
 
 _BANS = Section(
@@ -288,6 +291,7 @@ INTERNAL_FILE = Table(
         Key("admin", _ADMIN),
         Key("bans", _BANS),
         Key("stop", STOP),
+        Key("status", STATUS),
     ),
     _check_gateways,
 )
@@ -320,6 +324,7 @@ def build_internal(file: Path, values: dict[str, Any]) -> InternalConfig:
         ),
         forwards=tuple(forward_from(row, file.parent) for row in fields.get("forward", ())),
         log=log_from(fields["log"], file.parent),
+        status_listen=status_from(fields),
         bans=_bans_from(fields.get("bans", {})),
         admin_socket=file.parent / fields["admin"]["socket"] if "admin" in fields else None,
         **fields.get("stop", {}),

@@ -19,6 +19,7 @@ __all__ = [
     "NETWORK",
     "NODE_NAME",
     "PATH",
+    "STATUS",
     "STOP",
     "TARGET",
     "IdentityFiles",
@@ -29,6 +30,7 @@ __all__ = [
     "integer",
     "log_from",
     "seconds",
+    "status_from",
     "text_of",
 ]
 
@@ -162,6 +164,14 @@ LOG = Table(
 )
 
 STOP = Section((Key("drain", seconds(0, 86_400), field="drain_s"),))
+
+
+STATUS = Section((Key("listen", LISTENER, required=True),))
+
+
+def status_from(fields: dict[str, Any]) -> HostPort | None:
+    """Return where the status page is, of the tables that were read; None for nowhere."""
+    return fields["status"]["listen"] if "status" in fields else None
 
 
 def identity_from(fields: dict[str, Any], folder: Path) -> IdentityFiles:

@@ -20,6 +20,7 @@ from relaygate.desk import Desk
 from relaygate.errors import REFUSALS, Refusal, refusal_for
 from relaygate.listeners import PROTOCOLS
 from relaygate.outcome import Cause, Outcome, Phase
+from relaygate.relay import Relay
 
 ADDRESSES = ("192.0.2.1", "192.0.2.2", "2001:db8::1")
 
@@ -138,6 +139,7 @@ class Session:
         self.id = str(number)
         self.address = address
         self.counted = counted
+        self.relay: Relay | None = None
         self.aborted: list[tuple[Cause, str]] = []
 
     def abort(self, cause: Cause, detail: str) -> None:

@@ -183,8 +183,8 @@ idle_timeout = 7.5
         self.assertEqual(
             self.problems(INTERNAL, lambda path: load(path, "dmz"))[:2],
             [
-                "gateway: unknown key (known here: identity, uplink, policy, log, stop)",
-                "service: unknown key (known here: identity, uplink, policy, log, stop)",
+                "gateway: unknown key (known here: identity, uplink, policy, status, log, stop)",
+                "service: unknown key (known here: identity, uplink, policy, status, log, stop)",
             ],
         )
 
@@ -261,7 +261,14 @@ class ExampleTests(SynchronousTestCase):
         """The examples are good files that leave every default as it is."""
         dmz = load(ROOT / "etc" / "dmz.toml")
         assert isinstance(dmz, DMZConfig)
-        self.assertEqual(dmz, DMZConfig(dmz.identity, dmz.uplink_listen, dmz.nodes, dmz.listen))
+        expected = DMZConfig(
+            dmz.identity,
+            dmz.uplink_listen,
+            dmz.nodes,
+            dmz.listen,
+            status_listen=dmz.status_listen,
+        )
+        self.assertEqual(dmz, expected)
         self.assertEqual(dmz.identity.certificate, ROOT / "etc" / "dmz.pem")
         internal = load(ROOT / "etc" / "internal.toml")
         assert isinstance(internal, InternalConfig)

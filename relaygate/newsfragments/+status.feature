@@ -1,0 +1,1 @@
+A page for load balancers and monitors on each node (``[status] listen``): ``/live``, ``/ready``, and inside ``/metrics`` for Prometheus, the DMZ nodes' figures and the bytes of running sessions included.
