@@ -10,7 +10,7 @@ of :func:`chosen` ones, unless it is a soak.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Final
@@ -130,11 +130,19 @@ class Servers:
         for backend, port in self._ports.items():
             tls = certified if backend.security != "plain" else None
             version: Version | None = "1.2" if backend.version == "1.2" else "1.3"
-            offer = Offer(backend.security, tls, version if tls else None, backend.reuse)
+            offer = self.offer(backend, Offer(backend.security, tls, version if tls else None))
             server = self._kinds[backend.kind]
             made = server(self._case, self._address, port, offer, where=self._where)
             await made.ready()
             self.by_backend[backend] = made
+
+    def port_of(self, backend: Backend) -> int:
+        """Return where *backend* listens."""
+        return self._ports[backend]
+
+    def offer(self, backend: Backend, made: Offer) -> Offer:
+        """Return how *backend* serves; *made* has its TLS."""
+        return replace(made, reuse=backend.reuse)
 
     def reach(self, ca: Path) -> Callable[[Backend], Reach]:
         """Return the way to a server without anything between."""

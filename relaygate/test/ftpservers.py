@@ -74,7 +74,8 @@ class Offer:
 
     With TLS, *certified* is its certificate; control and data both have to be protected, by the one
     *version* if there is one, and with *reuse* each data connection has to resume the session of
-    its control connection. *passive* are the first and last port of its own data connections.
+    its control connection. *passive* are the first and last port of its own data connections, and
+    *public* is the address that it names for them, where that is not its own.
     """
 
     security: Security = "plain"
@@ -82,6 +83,7 @@ class Offer:
     version: Version | None = None
     reuse: bool = False
     passive: tuple[int, int] = (30000, 30999)
+    public: str = ""
 
     def openssl_conf(self, case: TestCase) -> list[str]:
         """Return what stands before a command whose program has no setting for the version."""
@@ -200,6 +202,8 @@ class VSFTPD(FTPServer):
             "isolate_network": "NO",
             "seccomp_sandbox": "NO",
         }
+        if self.offer.public:
+            settings["pasv_address"] = self.offer.public
         if self.offer.security != "plain":
             settings |= {
                 "ssl_enable": "YES",
@@ -285,6 +289,8 @@ class ProFTPD(FTPServer):
             log=self.log_file,
             modules=program("lib/proftpd"),
         )
+        if self.offer.public:
+            text += f"MasqueradeAddress {self.offer.public}\n"
         if self.offer.security != "plain":
             options = [] if self.offer.reuse else ["NoSessionReuseRequired"]
             if self.offer.security == "implicit":
@@ -314,6 +320,8 @@ class PureFTPd(FTPServer):
         argv += ["--minuid", str(_ACCOUNT_ID)]
         argv += ["--maxclientsnumber", "500", "--syslogfacility", "none", "--umask", "133:022"]
         argv += ["--altlog", f"clf:{self.own}/transfers", "--pidfile", f"{self.own}/pid"]
+        if self.offer.public:
+            argv += ["--forcepassiveip", self.offer.public]
         if self.offer.security != "plain":
             argv += ["--tls", "3", "--certfile", str(self._certified.both)]
         return argv
@@ -337,7 +345,7 @@ class PyFTPd(FTPServer):
         low, high = self.offer.passive
         argv = [sys.executable, "-m", "relaygate.test.pyftpdlib_server"]
         argv += [f"{self.address}:{self.port}", f"{low}-{high}", str(self.root)]
-        argv += [self.user, PASSWORD]
+        argv += [self.user, PASSWORD, self.offer.public or "-"]
         if self.offer.security != "plain":
             argv += [self.offer.security, str(self._certified.both), self.offer.version or "any"]
         return argv

@@ -3,10 +3,11 @@ Runs pyftpdlib as an FTP server for one user.
 
 ::
 
-    python -m relaygate.test.pyftpdlib_server HOST:PORT LOW-HIGH FOLDER USER PASSWORD [TLS...]
+    python -m relaygate.test.pyftpdlib_server HOST:PORT LOW-HIGH FOLDER USER PASSWORD PUBLIC TLS...
 
-LOW and HIGH are the ends of its passive range. TLS is: "explicit" or "implicit", a file with its
-key and certificate, and one of "1.2", "1.3" and "any".
+LOW and HIGH are the ends of its passive range, PUBLIC the address that it names for it, or "-". TLS
+is nothing, or: "explicit" or "implicit", a file with its key and certificate, and one of "1.2",
+"1.3" and "any".
 """
 
 from __future__ import annotations
@@ -37,12 +38,16 @@ class ImplicitHandler(_handlers.TLS_FTPHandler):
         super().handle()
 
 
-def main(at: str, ports: str, folder: str, user: str, password: str, *tls: str) -> None:
+def main(
+    at: str, ports: str, folder: str, user: str, password: str, public: str, *tls: str
+) -> None:
     """Serve for ever."""
     host, _, port = at.rpartition(":")
     low, _, high = ports.partition("-")
     base = _handlers.FTPHandler
     settings: dict[str, Any] = {"passive_ports": range(int(low), int(high) + 1)}
+    if public != "-":
+        settings["masquerade_address"] = public
     settings["authorizer"] = _authorizers.DummyAuthorizer()
     settings["authorizer"].add_user(user, password, folder, perm="elradfmwMT")
     if tls:
