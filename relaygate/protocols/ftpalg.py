@@ -66,6 +66,7 @@ from relaygate.protocols.ftpexchange import (
     Securing,
     Transfer,
 )
+from relaygate.protocols.ftplate import ADDRESSES, BUSY, FINALS, Late
 from relaygate.protocols.ftpmask import Mask
 from relaygate.protocols.ftpprepare import NO_DATA, Preparation
 from relaygate.protocols.ftptransfer import Transferring
@@ -111,6 +112,7 @@ class FTPSession:
         self._core = Core(policy, client, Mask(hidden, shown))
         self._waiting: deque[Command | BadLine] = deque()
         self._current: Exchange | None = None
+        self._late: Late | None = None
         self._client_gone = False
 
     # What can be asked about a session.
@@ -164,6 +166,10 @@ class FTPSession:
             if self._core.client_open:
                 self._core.pass_on(reply)
             self._core.end(End.BACKEND, "the backend answered 421")
+        elif self._is_late(reply):
+            self._core.pass_on(reply)
+            if not reply.preliminary:
+                self._late = None
         elif self._current is not None:
             self._current.reply_received(reply)
 
@@ -282,6 +288,10 @@ class FTPSession:
             current = self._current
             if current is not None and current.done:
                 self._current = None
+                if isinstance(current, Late) and current.begun is not None:
+                    self._late = current
+            elif current is None and self._late is not None and self._core.offer is not None:
+                self._resume(self._late, self._core.offer, ready=True)
             elif self._client_gone and not self._may_finish():
                 self._core.end(End.CLIENT, "the client closed its control connection")
             elif isinstance(current, Transferring) and self._overtake(current):
@@ -290,6 +300,20 @@ class FTPSession:
                 self._start(self._waiting.popleft())
             else:
                 return
+
+    def _is_late(self, reply: Reply) -> bool:
+        """Whether *reply* is of a transfer that waits for its address."""
+        if self._late is None or isinstance(self._current, Transferring):
+            return False
+        return self._current is None or reply.code in FINALS
+
+    def _resume(self, late: Late, transfer: Transfer, *, ready: bool) -> None:
+        """The address of a transfer that waited for it is there, or will not come any more."""
+        self._late = None
+        assert late.begun is not None
+        going = Transferring(self._core, late.command, transfer, late.direction)
+        going.take_over(late.begun, ready=ready)
+        self._take(going)
 
     def _may_finish(self) -> bool:
         """Whether there is something left to do for a client that is gone."""
@@ -349,6 +373,15 @@ class FTPSession:
         found: Exchange | Reply
         if isinstance(event, BadLine):
             found = Reply.of(event.code, event.text)
+        elif self._late is not None and event.verb == "ABOR":
+            # As if it had begun: what an ABOR brings is the same in any transfer.
+            self._core.drop_offer()
+            self._core.transfers += 1
+            self._waiting.appendleft(event)
+            self._resume(self._late, Transfer(self._core.transfers, None), ready=False)
+            return
+        elif self._late is not None and event.verb not in ADDRESSES | {"QUIT"}:
+            found = BUSY
         elif event.verb in HTTP:
             self._core.end(End.CLIENT, "the client speaks HTTP", UNAVAILABLE)
             return

@@ -66,6 +66,11 @@ class Core:
         self.only_epsv = False
         """Whether the client has sent EPSV ALL."""
         self.backend_has_epsv = True
+        self.unprepared = True
+        """Whether the backend holds no data port that was asked for and not used up.
+
+        It might take the end of a connection that we gave back for an empty file.
+        """
         self.offer: Transfer | None = None
         """The transfer that is prepared and not begun."""
         self.transfers = 0

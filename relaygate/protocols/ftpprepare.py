@@ -39,6 +39,7 @@ class Preparation(Exchange):
     def __init__(self, core: Core, verb: str, port: int | None) -> None:
         super().__init__(core)
         core.drop_offer()
+        core.unprepared = False
         core.transfers += 1
         self.transfer = Transfer(core.transfers, port)
         self._verb = verb

@@ -59,6 +59,8 @@ class Transferring(Exchange):
         self._protected = core.protection.private
         self._sent = False
         self._begun = False  # the backend has said 1yz
+        self._late = False  # it had begun before there was an address
+        self._ready = True
         self._held: Reply | None = None  # that 1yz, until the client is dialled
         self._over = False  # the data has ended, or will not come
         self._end = DataEnd.WHOLE
@@ -81,9 +83,28 @@ class Transferring(Exchange):
         failed = self._final is not None and self._final.code >= 400
         return Wait.DRAIN if failed else Wait.DATA
 
+    def take_over(self, begun: Reply, *, ready: bool) -> None:
+        """
+        Be one that the backend has agreed to already, by *begun*, before there was an address.
+
+        Now there is one, if it is *ready*; otherwise there will be none.
+        """
+        self._sent = self._begun = self._late = True
+        self._ready = ready
+        self._note_name(begun)
+
     def begin(self) -> None:
         """Send the command, once nothing can keep the transfer from beginning."""
-        if self._direction is Direction.UNKNOWN:
+        if self._late:
+            self.core.offer = None
+            if not self._ready:
+                return
+            self.core.unprepared = True
+            if self.transfer.port is None:
+                self._start()
+            else:
+                self._dial()
+        elif self._direction is Direction.UNKNOWN:
             self._send()
         else:
             self.core.offer = None
@@ -132,17 +153,24 @@ class Transferring(Exchange):
                 self.core.pass_on(reply)
             return
         self._begun = True
+        self.core.unprepared = True
         if self.core.offer is self.transfer:
             self.core.offer = None
-        if self._command.verb == "STOU" and b"FILE: " in reply.text:
-            self._path = reply.text.partition(b"FILE: ")[2]  # RFC 1123, section 4.1.2.9
+        self._note_name(reply)
         if self.transfer.port is None:
             self.core.pass_on(reply)
             self._start()
         else:
             self._held = reply
-            number, port = self.transfer.number, self.transfer.port
-            self.core.emit(DialActive(number, port, self._protected))
+            self._dial()
+
+    def _note_name(self, reply: Reply) -> None:
+        if self._command.verb == "STOU" and b"FILE: " in reply.text:
+            self._path = reply.text.partition(b"FILE: ")[2]  # RFC 1123, section 4.1.2.9
+
+    def _dial(self) -> None:
+        assert self.transfer.port is not None
+        self.core.emit(DialActive(self.transfer.number, self.transfer.port, self._protected))
 
     def _start(self) -> None:
         self.core.emit(
@@ -165,6 +193,8 @@ class Transferring(Exchange):
             self._held = None
             self._start()
             self._settle()
+        elif self._late and not self._over:
+            self._start()
 
     def data_ended(self, end: DataEnd) -> None:
         """All that could be moved is moved."""

@@ -32,6 +32,7 @@ from relaygate.protocols.ftpexchange import (
     Reinitialisation,
     Securing,
 )
+from relaygate.protocols.ftplate import Late
 from relaygate.protocols.ftpprepare import Preparation
 from relaygate.protocols.ftptransfer import Transferring
 
@@ -118,7 +119,7 @@ def _reinitialise(core: Core, command: Command) -> Exchange | Reply:
 def _mode(core: Core, command: Command) -> Exchange | Reply:
     """Block and compressed mode end a file without ending its connection: not here."""
     if command.words.upper() in (b"B", b"C"):
-        return Reply.of(504, "Only stream mode is supported.")
+        return Reply.of(504, "Unimplemented mode, only stream is supported.")
     return _pass(core, command)
 
 
@@ -165,7 +166,9 @@ def _transfer(core: Core, command: Command) -> Exchange | Reply:
     if core.protection.refusal is not None:
         return core.protection.refusal
     if core.offer is None:
-        return Reply.of(425, "Use PORT or PASV first.")
+        if not core.unprepared:
+            return Reply.of(425, "Use PORT or PASV first.")
+        return Late(core, command, _DIRECTIONS[command.verb])
     return Transferring(core, command, core.offer, _DIRECTIONS[command.verb])
 
 

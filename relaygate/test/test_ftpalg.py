@@ -214,7 +214,7 @@ class CommandTests(ScriptTestCase):
         """Modes in which a file ends without its connection are refused."""
         self.log_in()
         self.client("MODE b")
-        self.does(own(504, "Only stream mode is supported."))
+        self.does(own(504, "Unimplemented mode, only stream is supported."))
         self.client("MODE S")
         self.does(asks("MODE S"))
 

@@ -176,6 +176,7 @@ class Backend:
         self.begun = ""  # the transfer whose final reply is due
         self.data_over = False
         self.data_lost = False  # already before the transfer begins
+        self.has_port = False  # one that was asked for, and not used
 
     def act(self) -> list[str]:
         """Do one thing, and return the replies that it brings."""
@@ -192,12 +193,15 @@ class Backend:
             return []
         line = self.due.popleft()
         verb = line.partition(" ")[0]
-        if verb == "EPSV":
-            return [self.choose.choice(["229 (|||4000|)", "229 (|||4000|)", "500 What?"])]
-        if verb == "PASV":
-            return [self.choose.choice(["227 (10,0,0,5,15,160)", "425 No."])]
+        if verb in ("EPSV", "PASV"):
+            good = "229 (|||4000|)" if verb == "EPSV" else "227 (10,0,0,5,15,160)"
+            answer = self.choose.choice([good, good, "500 What?" if verb == "EPSV" else "425 No."])
+            self.has_port = answer == good
+            return [answer]
+        if verb in ("RETR", "STOR", "LIST") and not self.has_port:
+            return ["425 Use PASV."]
         if verb in ("RETR", "STOR", "LIST") and self.choose.random() < 0.7:
-            self.begun, self.data_over = line, self.data_lost
+            self.begun, self.data_over, self.has_port = line, self.data_lost, False
             return ["150 " + line]
         if verb in ("RETR", "STOR", "LIST"):
             return ["550 " + line]

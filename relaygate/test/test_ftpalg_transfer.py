@@ -123,11 +123,6 @@ class TransferTests(ScriptTestCase):
             self.transferred("LIST", 226),
         )
 
-    def test_unprepared(self) -> None:
-        """A transfer without an address is 425, and the backend never hears of it."""
-        self.client("LIST")
-        self.does(own(425, "Use PORT or PASV first."))
-
     def test_unique_name(self) -> None:
         """STOU's name is in its 150, which passes (Requirement 14)."""
         self.offer()

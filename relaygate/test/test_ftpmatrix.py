@@ -1,62 +1,18 @@
-"""The FTP servers and clients of the tests, with each other and with nothing between them."""
+"""How cells of the matrix are chosen and compared; its runs are in test_e2e_ftp."""
 
 from __future__ import annotations
 
-import sys
-from typing import Final
+from twisted.trial.unittest import SynchronousTestCase
 
-from twisted.trial.unittest import SynchronousTestCase, TestCase
-
-from relaygate.test import netns
-from relaygate.test.certificates import ServerCA
 from relaygate.test.ftpclient import Result
 from relaygate.test.ftpmatrix import (
     Backend,
     Cell,
-    Servers,
     cells,
     chosen,
     differences,
-    run,
     table,
-    working,
 )
-from relaygate.test.gateway import SOAK
-from relaygate.test.netns import Network
-from relaygate.test.programs import Where
-
-FIRST_PORT: Final = 2100
-
-# Of what two programs are both able to do, some fails between them by itself; fewer than this in a
-# hundred and the servers or the clients of the tests would be at fault.
-FLOOR_PERCENT: Final = 85
-
-
-class DirectTests(TestCase):
-    """What the matrix is worth before there is a gateway."""
-
-    timeout = 5400 if SOAK else 400
-
-    async def test_clients_and_servers_understand_each_other(self) -> None:
-        """Nearly all combinations work where client and server are on one machine."""
-        netns.require()
-        network = Network()
-        self.addCleanup(network.destroy)
-        network.create()
-        where: Where = (network, "private")
-        ca = ServerCA(self)
-        every = cells()
-        which = every if SOAK else chosen(every)
-        wanted = {cell.backend for cell in which}
-        servers = Servers(self, wanted, network.private_address, FIRST_PORT, where)
-        await servers.start(ca.issue(network.private_address))
-        results = await run(self, which, servers, servers.reach(ca.file), where)
-        sys.stdout.write(table(results))
-        self.assertEqual(len(results), len(which))
-        self.assertGreater(100 * len(working(results)), FLOOR_PERCENT * len(which))
-        # Each client gets something done with each kind of server that it is able to speak to.
-        spoken = {(cell.client, cell.backend.kind) for cell in working(results)}
-        self.assertEqual(spoken, {(cell.client, cell.backend.kind) for cell in which})
 
 
 class ChoiceTests(SynchronousTestCase):

@@ -36,6 +36,7 @@ ORDER: Final = {
     "protocols.ftpmask": 20,
     "protocols.ftptls": 30,
     "protocols.ftpexchange": 40,
+    "protocols.ftplate": 50,
     "protocols.ftpprepare": 50,
     "protocols.ftptransfer": 50,
     "protocols.ftpverbs": 60,

@@ -1,5 +1,5 @@
 """
-pyftpdlib's own tests of an FTP server, and its benchmark, with nothing between client and server.
+pyftpdlib's own tests of an FTP server, with nothing between client and server, and with a gateway.
 
 A test of theirs looks into the server that its client speaks to, so both are in one process; the
 driver gives each a place of its own.
@@ -15,11 +15,10 @@ from typing import Final
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relaygate.test import netns
-from relaygate.test.ftpservers import PASSWORD, Offer, PyFTPd
 from relaygate.test.ftpgateway import ftp_service
-from relaygate.test.gateway import SOAK, START_LIMIT_S, Gateway
+from relaygate.test.gateway import START_LIMIT_S, Gateway
 from relaygate.test.netns import Network, Place
-from relaygate.test.programs import Where, completed, new_folder
+from relaygate.test.programs import completed, new_folder
 from relaygate.test.suites import PASSED, Source, SuiteRun, unpacked
 
 PYFTPDLIB: Final = Source(
@@ -35,12 +34,33 @@ LOOPBACK_ONLY: Final = "TestIPv6MixedEnvironment::test_epsv_v4"
 
 # Through the gateway, and why those that fail do.
 FLOOR_THROUGH: Final = 140
-EXPLAINED: Final[dict[str, str]] = {}
+_OURS = "the gateway's own setting, not the server's"
+_WAITS = "other commands in a transfer wait for its end"
+_AT_ONCE = "the client is dialled when the transfer begins, not at PORT"
+_421 = "a server that closes in silence leaves a 421 behind"
+EXPLAINED: Final = {
+    "TestConfigurableOptions::test_masquerade_address": _OURS,
+    "TestConfigurableOptions::test_masquerade_address_map": _OURS,
+    "TestConfigurableOptions::test_passive_ports": _OURS,
+    "TestTimeouts::test_pasv_timeout": _OURS,
+    "ThreadedFTPTests::test_permit_foreign_address_false": "PORT never reaches the server",
+    "ThreadedFTPTests::test_permit_privileged_ports": "they cannot be permitted (Requirement 24)",
+    "TestConfigurableOptions::test_max_login_attempts": _421,
+    "TestFtpAuthentication::test_max_auth": _421,
+    "TestFtpAuthentication::test_rein_during_transfer": _WAITS,
+    "TestFtpAuthentication::test_user_during_transfer": _WAITS,
+    "TestCornerCases::test_active_conn_error": _AT_ONCE,
+    "TestCornerCases::test_port_race_condition": _AT_ONCE,
+    "TestIPv4Environment::test_eprt": _AT_ONCE,
+    "TestIPv6Environment::test_eprt": _AT_ONCE,
+    "TestIPv6MixedEnvironment::test_eprt_v4": _AT_ONCE,
+    "TestIPv6Environment::test_eprt_v6": "what is no address is told as that, with the same code",
+    LOOPBACK_ONLY: "passes on loopback alone, without a gateway as well",
+}
 
 # One run of a module takes 15 seconds on an idle machine with two cores.
 RUN_LIMIT_S: Final = 150.0
 
-BENCH_CLIENTS: Final = 200 if SOAK else 50
 _FIGURE: Final = re.compile(r"^(\S.{49}) +([\d.]+) (secs|MB/sec)", re.MULTILINE)
 
 
@@ -100,21 +120,6 @@ class DirectTests(PyftpdlibTestCase):
         run = await self.check("test_functional_ssl")
         self.assertFalse([test for test in run.outcomes if "TestFtpAbort::" in test])
 
-    async def test_benchmark(self) -> None:
-        """The benchmark measures log-ins and transfers of many clients at once."""
-        address = self.network.private_address
-        where: Where = (self.network, "private")
-        server = PyFTPd(self, address, PORT, Offer(), where=where)
-        await server.ready()
-        argv = [sys.executable, "-W", "ignore", str(self.suite / "scripts" / "ftpbench")]
-        argv += ["-u", server.user, "-p", PASSWORD, "-H", address, "-P", str(PORT)]
-        argv += ["-b", "concurrence", "-n", str(BENCH_CLIENTS), "-s", "10M", "-t", "30"]
-        ended = await completed(self, argv, where=where, timeout=RUN_LIMIT_S)
-        found = figures(ended.output.decode())
-        self.assertEqual((ended.status, ended.errors), (0, ""))
-        for action in ("connect, login", "RETR 10.0M file", "STOR 10.0M file", "QUIT"):
-            self.assertIn(f"{BENCH_CLIENTS} concurrent clients ({action})", found)
-
 
 class GatewayTests(PyftpdlibTestCase):
     """The same through both nodes, with nothing of it changed."""
@@ -148,7 +153,7 @@ class GatewayTests(PyftpdlibTestCase):
         run = await self.run_suite("test_functional", "outside", own, listener)
         known = {test.partition("::")[2]: how for test, how in run.outcomes.items()}
         others = {test: how for test, how in known.items() if how != PASSED}
-        words = [f"{test}: {how}\n" for test, how in sorted(others.items())]
+        words = [f"{test}: {EXPLAINED.get(test, 'not known')}\n" for test in sorted(others)]
         sys.stdout.write(f"{len(run.passed)} of {len(known)} pass\n" + "".join(words))
         self.assertGreaterEqual(len(run.passed), FLOOR_THROUGH)
         self.assertEqual(set(others) - set(EXPLAINED), set())

@@ -1,0 +1,1 @@
+FTP clients may name a file before its data port, where the server waits for that.
