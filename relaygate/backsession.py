@@ -23,7 +23,10 @@ from relaygate.errors import Refusal, TooMany, TurnedAway, UnknownService
 from relaygate.ftprelay import FTPRelay, FTPSettings
 from relaygate.gate import allows
 from relaygate.guard import Guard, Offence
-from relaygate.handshake import HandshakeFailed, shake_hands
+from relaygate.handshake import HandshakeFailed
+from relaygate.helloopening import PassThrough
+from relaygate.httprelay import HTTPRelay
+from relaygate.httpsettings import HTTPSettings
 from relaygate.legs import Leg
 from relaygate.mappeddata import MappedData
 from relaygate.networks import NetworkSet, source_of
@@ -34,21 +37,21 @@ from relaygate.protocols.probes import Probe
 from relaygate.protocols.proxyheader import header_for
 from relaygate.relay import Relay
 from relaygate.servicekeys import ServiceFiles, ServiceKey
-from relaygate.servicetls import BackendTLS, service_context
+from relaygate.servicetls import BackendTLS, service_context, web_context
 from relaygate.sessionlog import log_end, log_open
 from relaygate.sshopening import NotOpened, Opened, SSHOpening
+from relaygate.stickiness import StickyCookie
 from relaygate.supply import SuppliedChannel
 from relaygate.watch import Checks
-
-# Kept back from the DMZ node's patience, so that our refusal arrives before it gives up.
-REPLY_MARGIN_S = 0.2
+from relaygate.websession import WebSession
 
 
 class Service:
     """
     A published service, as the sessions need it.
 
-    :attr:`tls` is there where this node ends the clients' TLS; *ftp* for FTP's protocols alone.
+    :attr:`tls` is there where this node ends the clients' TLS; *ftp* for FTP's protocols alone,
+    *passing* for HTTPS that is passed through.
     *backend_name* is what the backends' certificates must carry, None for each one's host.
     *mapped* are the data ports of FTP that passes unopened, *mapped_tls* the kind of channel that
     brings them.
@@ -82,6 +85,12 @@ class Service:
         # What becomes of the listener when no backend is up: "close", or "refuse" in words.
         self.when_down = "close"
         self.checks = Checks(lambda _: Probe(), None, CONNECT_LIMIT_S, lambda: None)
+        # HTTPS that is passed through, and HTTP that is read here.
+        self.passing: PassThrough | None = None
+        self.http: HTTPSettings | None = None
+        # Persistence by cookie.
+        self.cookie_ttl_s: float | None = None
+        self.sticky: StickyCookie | None = None
         self.tls: SSL.Context | None = None
         self.key: ServiceKey | None = None
         self.backend_tls: BackendTLS | None = None
@@ -99,12 +108,18 @@ class Service:
         backend_tls = None
         if files.authorities:
             backend_tls = BackendTLS(files.authorities, self._backend_name)
-        if files.key is not None:
+        if files.key is not None and self.protocol == "https":
+            self.tls = web_context(files.key, files.more)
+        elif files.key is not None:
             self.tls = service_context(files.key)
         self.key, self.backend_tls = files.key, backend_tls
+        if self.cookie_ttl_s is not None and files.cookie_key is not None:
+            self.sticky = StickyCookie(
+                files.cookie_key, self.name, self.cookie_ttl_s, secure=self.tls is not None
+            )
 
 
-class BackSession:
+class BackSession(WebSession):
     """
     One session, from its start message until its relay ends or it is refused.
 
@@ -125,7 +140,7 @@ class BackSession:
         ended: Callable[[BackSession], None],
     ) -> None:
         self.start = start
-        self.relay: Relay | FTPRelay | None = None
+        self.relay: Relay | FTPRelay | HTTPRelay | None = None
         self._reactor = reactor
         self._channel = channel
         self._gateway = gateway
@@ -139,6 +154,7 @@ class BackSession:
         self._reached: Backend | None = None
         self._counted: Counted | None = None
         self._tally = Tally()
+        self._proxy_protocol = "none"
         self._inner: Leg | None = None
         self._ordered: Outcome | None = None
         self._mapped: MappedData | None = None
@@ -161,6 +177,7 @@ class BackSession:
         has_room = service.sessions.has_room(address)
         service.sessions.add(address)
         self._counted = service.sessions
+        self._proxy_protocol = service.proxy_protocol
         self._tally = service.tally
         if refusal is not None or not has_room:
             self._refuse(refusal or TooMany())
@@ -168,8 +185,22 @@ class BackSession:
         if not self._may_come(service):
             self._refuse(TurnedAway())
             return
+        if service.http is not None:
+            await self._run_http(
+                service.http,
+                service.tls,
+                service.idle_timeout_s,
+                lambda: self._offended(service, Offence.HTTP_UNAUTHORISED),
+            )
+        elif service.passing is not None and service.passing.targets:
+            await self._run_routed(service.passing, service.idle_timeout_s)
+        else:
+            await self._run_reached(service)
+
+    async def _run_reached(self, service: Service) -> None:
+        """Serve a client of a service all whose backends are alike: one is reached first."""
         try:
-            reached, inner = await self._reach(service)
+            reached, inner = await self._reach(service.backends, self._reply_until)
         except Refusal as refused:
             self._refuse(refused)
             return
@@ -180,12 +211,20 @@ class BackSession:
         self._tally.opened += 1
         self._channel.when_lost(None)
         self._channel.reply(SessionReply(0))
-        outer = self._channel.leg
+        outer, address = self._channel.leg, source_of(self.start.client[0])
         if service.ftp is not None:
             service.backends.worked(reached, address)
             self._relay_ftp(service, service.ftp, outer, inner)
             return
         opened = None
+        if service.passing is not None:
+            hello = await self._read_hello(service.passing, outer)
+            if hello is None:
+                inner.abortConnection()
+            else:
+                service.backends.worked(reached, address)
+                self._relay_hello(hello, outer, inner, service.idle_timeout_s)
+            return
         if service.protocol == "ssh":
             try:
                 opened = await SSHOpening(outer, inner, self._reactor).done
@@ -215,35 +254,31 @@ class BackSession:
             # What a DMZ node calls a client is no address.
             return False
 
-    async def _secure(self, outer: Leg, context: SSL.Context) -> None:
-        outer.stopReading()
-        await shake_hands(outer, lambda: outer.start_tls(context, server=True), self._reactor)
+    def _backend_failed(self, backend: HostPort, reason: str) -> None:
+        self.log.warn(
+            "backend failed: session={session} service={service} backend={backend}"
+            " reason={reason!r}",
+            session=self.start.session,
+            service=self.start.service,
+            backend=str(backend),
+            reason=reason,
+        )
 
-    async def _reach(self, service: Service) -> tuple[Backend, Leg]:
-        """A backend, and a leg to it.  Raises a :class:`Refusal`."""
-        end = self._began + self.start.patience_ms / 1000 - REPLY_MARGIN_S
 
-        def note(backend: HostPort, reason: str) -> None:
-            self.log.warn(
-                "backend failed: session={session} service={service} backend={backend}"
-                " reason={reason!r}",
-                session=self.start.session,
-                service=service.name,
-                backend=str(backend),
-                reason=reason,
-            )
-
-        reached, leg = await service.backends.reach(self.start.client[0], end, note)
-        self._backends, self._reached = service.backends, reached
+    async def _reach(self, backends: Backends, end: float) -> tuple[Backend, Leg]:
+        """One of *backends*, until *end*, and a leg to it.  Raises a :class:`Refusal`."""
+        address = self.start.client[0]
+        reached, leg = await backends.reach(address, end, self._backend_failed)
+        self._backends, self._reached = backends, reached
         self._backend, self._host = reached.name, reached.target.host
-        if service.proxy_protocol != "none":
+        if self._proxy_protocol != "none":
             # First of all, in one write, before TLS (requirement 76).
-            leg.write(self._proxy_header(service))
+            leg.write(self._proxy_header())
         return reached, leg
 
-    def _proxy_header(self, service: Service) -> bytes:
+    def _proxy_header(self) -> bytes:
         start = self.start
-        return header_for(service.proxy_protocol, start.client, start.reached, start.session)
+        return header_for(self._proxy_protocol, start.client, start.reached, start.session)
 
     def _relay(self, service: Service, outer: Leg, inner: Leg, opened: Opened | None) -> None:
         self.relay = Relay(
@@ -307,14 +342,14 @@ class BackSession:
             self._end,
             self._fields(),
         )
-        self.relay.login_refused = lambda: self._login_refused(service)
+        self.relay.login_refused = lambda: self._offended(service, Offence.FTP_LOGIN)
         log_open(self.log, **self._fields())
         self.relay.start()
 
-    def _login_refused(self, service: Service) -> None:
+    def _offended(self, service: Service, kind: Offence) -> None:
         guard = service.guard
-        if guard is not None and guard.offended(Offence.FTP_LOGIN, self.start.client[0]):
-            self.abort(Cause.POLICY, "banned: too many refused logins")
+        if guard is not None and guard.offended(kind, self.start.client[0]):
+            self.abort(Cause.POLICY, f"banned: too many {kind.value}")
 
     def _refuse(self, refusal: Refusal) -> None:
         self._tally.refused += 1

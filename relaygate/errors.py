@@ -3,9 +3,10 @@ Why a session is refused: one table.
 
 Each refusal is a class.  Its docstring is what an operator reads; ``code`` is what the nodes say to
 each other on a data channel; ``cause`` is the word that the session's last log line carries;
-``ssh``, ``tls`` and ``ftp`` are the bytes that the client gets, in its own protocol, before the
-connection closes; ``socks`` and ``proxy`` are the reply code (RFC 1928 section 6) and the HTTP
-status that a program gets from an entry. None of them names an address, a backend or a node.
+``ssh``, ``tls``, ``ftp`` and ``http`` are the bytes that the client gets, in its own protocol,
+before the connection closes; ``socks`` and ``proxy`` are the reply code (RFC 1928 section 6) and
+the HTTP status that a program gets from an entry. None of them names an address, a backend or a
+node.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from relaygate.outcome import Cause
+from relaygate.protocols.httppages import page
 
 
 class Refusal(Exception):
@@ -34,6 +36,9 @@ class Refusal(Exception):
     proxy: ClassVar[str] = "503 Service Unavailable"
     # More about this very case, for the log.
     detail = ""
+    # RFC 9110 section 15.6.4; in front of TLS it is TLS that has to say it.
+    http: ClassVar[bytes] = page(503, b"")
+    https: ClassVar[bytes] = tls
 
     def words(self, protocol: str) -> bytes:
         """What a client of *protocol* (a service's) is told; empty where it has no words for it."""

@@ -33,6 +33,7 @@ from relaygate.forwards import Forwards
 from relaygate.ftprelay import FTPSettings
 from relaygate.gatewaylink import GatewayLink
 from relaygate.guard import Guard, Offence, Rules
+from relaygate.httpservice import use_http
 from relaygate.identity import Identity
 from relaygate.keeper import Keeper
 from relaygate.metrics import CONTENT_TYPE, metrics
@@ -177,12 +178,19 @@ class InternalNode(MultiService):
         service = _service(config, self._reactor)
         service.guard = self.guard
         own = (config.tls.certificate, config.tls.key) if config.tls else ()
-        paths = tuple(path for path in (*own, config.backend_tls.ca) if path)
+        more = config.tls.more_pairs if config.tls else ()
+        others = (path for pair in more for path in pair)
+        cookie_key = config.http.cookie_key if config.http else None
+        wanted = (*own, *others, config.backend_tls.ca, cookie_key)
+        paths = tuple(path for path in wanted if path)
         if not paths:
             return service, None
 
         def load(now: datetime) -> ServiceFiles:
-            return load_service_files(config.name, own, config.backend_tls.ca, now=now)
+            ca = config.backend_tls.ca
+            return load_service_files(
+                config.name, own, ca, now=now, more=more, cookie_key=cookie_key
+            )
 
         files = load(datetime.fromtimestamp(self._reactor.seconds(), UTC))
         service.use_files(files)
@@ -308,6 +316,9 @@ class InternalNode(MultiService):
         for session in list(self._sessions):
             session.abort(Cause.SHUTDOWN, "the internal node is shutting down")
         self._shelf.close()
+        for service in self.published.values():
+            if service.http is not None:
+                service.http.pool.close()
         # A DMZ node that does not read must not keep the program from ending.
         links.addTimeout(STOP_LIMIT_S, self._reactor, lambda _result, _seconds: None)
         # What was aborted ends in a turn of the reactor, and leaves its line in the log.
@@ -332,7 +343,7 @@ def _service(config: ServiceConfig, reactor: Any) -> Service:
     service = Service(
         config.name,
         config.protocol,
-        make_backends(config, reactor),
+        make_backends(config, config.backends, reactor),
         Caps(config.max_sessions, config.max_sessions_per_address),
         config.idle_timeout_s,
         _ftp(config, config.ftp, reactor) if config.ftp and not config.mapped else None,
@@ -344,6 +355,8 @@ def _service(config: ServiceConfig, reactor: Any) -> Service:
     service.proxy_protocol = config.proxy_protocol
     service.when_down = config.health.when_down
     service.checks = make_checks(config, lambda: service.backend_tls)
+    if config.http is not None:
+        use_http(service, config, config.http, reactor)
     return service
 
 
@@ -384,6 +397,12 @@ def _ftp(service: ServiceConfig, ftp: FTPConfig, reactor: Any) -> FTPSettings:
     )
 
 
+def _node_persistence(config: ServiceConfig) -> int:
+    """Seconds for which clients keep their node: what a cookie says, only the inside can read."""
+    persistence = config.persistence
+    return int(persistence.ttl_s) if persistence and persistence.by == "source" else 0
+
+
 def _declared(config: ServiceConfig) -> dict[str, Any]:
     return {
         "name": config.name,
@@ -394,7 +413,7 @@ def _declared(config: ServiceConfig) -> dict[str, Any]:
         "max_sessions": config.max_sessions,
         "max_sessions_per_address": config.max_sessions_per_address,
         "balance": config.node_balance,
-        "persistence": int(config.persistence.ttl_s) if config.persistence else 0,
+        "persistence": _node_persistence(config),
         "max_rate": config.max_rate,
         "max_rate_per_address": config.max_rate_per_address,
         "allow": config.allow,

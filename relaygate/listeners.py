@@ -29,7 +29,7 @@ from relaygate.rates import Rated, Rates
 FTP_PROTOCOLS = ("ftp", "ftps")
 # The same where the inside does not open it either: a range of ports is mapped (relaygate.mapped).
 MAPPED_PROTOCOLS = ("ftp-mapped", "ftps-mapped")
-PROTOCOLS = ("ssh", "tcp", "tls", *FTP_PROTOCOLS, *MAPPED_PROTOCOLS)
+PROTOCOLS = ("ssh", "tcp", "tls", "http", "https", *FTP_PROTOCOLS, *MAPPED_PROTOCOLS)
 
 
 @dataclass(frozen=True, slots=True)

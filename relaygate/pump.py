@@ -138,6 +138,10 @@ class Pump(ABC):
             self._hold()
         return done
 
+    def room(self, size: int) -> int:
+        """How many bytes the next load may have where there is room for *size*."""
+        return size
+
     @abstractmethod
     def load(self) -> int:
         """Take a load (bytes) from the source: as :meth:`Leg.receive_into`."""
@@ -163,7 +167,7 @@ class CopyPump(Pump):
 
     def load(self) -> int:
         """See :class:`Pump`."""
-        count = self.source.receive_into(self._buffer)
+        count = self.source.receive_into(self._buffer[: self.room(len(self._buffer))])
         self._load = self._buffer[:count]
         return count
 
@@ -214,7 +218,8 @@ class SplicePump(CopyPump):
         except OSError:
             return super().load()
         try:
-            self._loaded = _splice(self.source.fileno(), self._pipe.writer, self._pipe.capacity)
+            most = self.room(self._pipe.capacity)
+            self._loaded = _splice(self.source.fileno(), self._pipe.writer, most)
         except BlockingIOError:
             pass
         finally:
@@ -258,6 +263,11 @@ def _splice(source: int, sink: int, count: int) -> int:
 
 def make_pump(source: Leg, sink: Leg, owner: IPumpOwner, shelf: PipeShelf) -> Pump:
     """The best pump for these two legs."""
-    if _SPLICE is not None and source.tls is None and sink.tls is None:
+    if can_splice(source, sink):
         return SplicePump(source, sink, owner, shelf)
     return CopyPump(source, sink, owner)
+
+
+def can_splice(source: Leg, sink: Leg) -> bool:
+    """Whether bytes between these legs may stay in the kernel."""
+    return _SPLICE is not None and source.tls is None and sink.tls is None

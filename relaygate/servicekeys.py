@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from relaygate.identity import (
     IdentityError,
@@ -28,6 +30,7 @@ from relaygate.identity import (
 MAX_CHAIN = 8
 # Authorities of a private network, and certificates that sign themselves.
 MAX_AUTHORITIES = 64
+MIN_COOKIE_KEY = 32
 
 
 @dataclass(frozen=True)
@@ -46,27 +49,58 @@ class ServiceFiles:
     name: str
     key: ServiceKey | None
     authorities: tuple[x509.Certificate, ...]
+    # What is shown to clients that ask for other names.
+    more: tuple[ServiceKey, ...] = ()
+    # What cookies of persistence are made with.
+    cookie_key: bytes | None = field(default=None, repr=False)
 
     @property
     def not_after(self) -> datetime:
         """UTC, aware: when the first of its certificates ends."""
-        own = self.key.chain[:1] if self.key else ()
-        return min(each.not_valid_after_utc for each in (*own, *self.authorities))
+        keys = (*((self.key,) if self.key else ()), *self.more)
+        own: tuple[x509.Certificate, ...] = tuple(key.chain[0] for key in keys)
+        ends = (each.not_valid_after_utc for each in (*own, *self.authorities))
+        return min(ends, default=datetime.max.replace(tzinfo=UTC))
 
 
 def load_service_files(
-    name: str, own: tuple[Path, Path] | tuple[()], ca: Path | None, *, now: datetime
+    name: str,
+    own: tuple[Path, Path] | tuple[()],
+    ca: Path | None,
+    *,
+    now: datetime,
+    more: Sequence[tuple[Path, Path]] = (),
+    cookie_key: Path | None = None,
 ) -> ServiceFiles:
     """
-    Read the files of the service *name*, as far as it has them: *own* are certificate and key.
+    Read the files of the service *name*, as far as it has them: *own* are certificate and key, and
+    *more* others.  The cookies' key, if there is no file for it, comes from the service's own.
 
     *now* is aware.  Raises :class:`IdentityError`, which names the service.
     """
     try:
         pair = load_service_key(*own, now=now) if own else None
-        return ServiceFiles(name, pair, tuple(load_authorities(ca)) if ca else ())
+        others = tuple(load_service_key(*each, now=now) for each in more)
+        secret = _load_cookie_key(cookie_key) if cookie_key else _derived(pair)
+        return ServiceFiles(name, pair, tuple(load_authorities(ca)) if ca else (), others, secret)
     except IdentityError as error:
         raise IdentityError(f'service "{name}": {error}') from None
+
+
+def _load_cookie_key(path: Path) -> bytes:
+    label = file_label("cookie key", path)
+    secret = read_secret(label, path)
+    if len(secret) < MIN_COOKIE_KEY:
+        raise IdentityError(f"{label} has fewer than {MIN_COOKIE_KEY} bytes")
+    return secret
+
+
+def _derived(pair: ServiceKey | None) -> bytes | None:
+    """A secret that all nodes have that show the same certificate, and nobody else."""
+    if pair is None:
+        return None
+    own = pair.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return hmac.digest(own, b"relaygate cookie key 1", "sha256")
 
 
 def load_service_key(certificate: Path, key: Path, *, now: datetime) -> ServiceKey:

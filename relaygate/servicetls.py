@@ -26,6 +26,7 @@ from relaygate.tls import HandshakeRefused, PeerNotAllowed, verified
 
 # The name that FTP has in ALPN (RFC 7301; registered by IANA).
 _ALPN_FTP = b"ftp"
+_ALPN_HTTP = (b"http/1.1", b"http/1.0")
 
 
 def _context() -> SSL.Context:
@@ -52,6 +53,63 @@ def _context_with(key: ServiceKey) -> SSL.Context:
 def service_context(key: ServiceKey) -> SSL.Context:
     """The server's side for a service that ends its clients' TLS and passes on what was in it."""
     return _context_with(key)
+
+
+def web_context(key: ServiceKey, more: Sequence[ServiceKey]) -> SSL.Context:
+    """
+    The server's side for HTTP.
+
+    *more* are shown to clients that ask for a name that stands in one of them and not in *key*'s.
+    A client that offers ALPN without HTTP/1.1 is refused with ``no_application_protocol``.
+    """
+    contexts = [_web_context(each) for each in (key, *more)]
+    first, *others = contexts
+    if others:
+        by_name = [
+            (name, context)
+            for each, context in zip((key, *more), contexts, strict=True)
+            for name in _names(each)
+        ]
+
+        def choose(connection: SSL.Connection) -> None:
+            host = (connection.get_servername() or b"").decode("latin-1").lower().rstrip(".")
+            connection.set_context(_fitting(host, by_name) or first)
+
+        first.set_tlsext_servername_callback(choose)
+    return first
+
+
+def _web_context(key: ServiceKey) -> SSL.Context:
+    context = _context_with(key)
+    # Those of TLS 1.2 that are not found fault with; TLS 1.3 has its own.
+    context.set_cipher_list(b"ECDHE+AESGCM:ECDHE+CHACHA20")
+    context.set_options(SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_alpn_select_callback(_only_http)
+    return context
+
+
+def _names(key: ServiceKey) -> list[str]:
+    try:
+        names = key.chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return []
+    return [name.lower() for name in names.value.get_values_for_type(x509.DNSName)]
+
+
+def _fitting(host: str, by_name: Sequence[tuple[str, SSL.Context]]) -> SSL.Context | None:
+    parent = "*." + host.partition(".")[2]
+    for wanted in (host, parent):
+        for name, context in by_name:
+            if name == wanted:
+                return context
+    return None
+
+
+def _only_http(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
+    for name in _ALPN_HTTP:
+        if name in offered:
+            return name
+    raise HandshakeRefused("the client asks for another protocol than HTTP/1.1 (ALPN)")
 
 
 class SessionTLS:

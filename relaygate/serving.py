@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from relaygate.addresses import HostPort
@@ -15,14 +15,16 @@ from relaygate.servicetls import BackendTLS
 from relaygate.watch import Checks
 
 
-def make_backends(config: ServiceConfig, reactor: Any) -> Backends:
-    """The backends of the service that *config* describes."""
+def make_backends(
+    config: ServiceConfig, chosen: Sequence[HostPort], reactor: Any
+) -> Backends:
+    """The *chosen* backends, its own or a route's, of the service that *config* describes."""
     persistence = None
     if config.persistence is not None and config.persistence.by == "source":
         persistence = Persistence(config.persistence.ttl_s)
     group: Group[HostPort] = Group(config.balance, persistence)
     health = config.health
-    for rank, backend in enumerate(config.backends):
+    for rank, backend in enumerate(chosen):
         own = backend if isinstance(backend, BackendConfig) else BackendConfig(*_end(backend))
         target = HostPort(*_end(backend))
         member = Member(target, str(target), own.weight, own.backup, rank)

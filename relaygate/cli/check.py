@@ -89,8 +89,16 @@ def _check_services(file: Path, config: InternalConfig) -> None:
     problems = []
     for service in config.services:
         own = (service.tls.certificate, service.tls.key) if service.tls else ()
+        more = service.tls.more_pairs if service.tls else ()
         try:
-            load_service_files(service.name, own, service.backend_tls.ca, now=datetime.now(UTC))
+            load_service_files(
+                service.name,
+                own,
+                service.backend_tls.ca,
+                now=datetime.now(UTC),
+                more=more,
+                cookie_key=service.http.cookie_key if service.http else None,
+            )
         except IdentityError as error:
             problems.append(Problem(str(file), "service", str(error)))
     if problems:

@@ -12,6 +12,7 @@ from typing import Literal
 from relaygate.config.balancing import BackendConfig, HealthConfig, PersistenceConfig
 from relaygate.config.dmz import DMZConfig, build_dmz
 from relaygate.config.ftp import BackendTLSConfig, FTPConfig, KeyFiles
+from relaygate.config.http import HTTPConfig, RouteConfig
 from relaygate.config.internal import (
     BansConfig,
     GatewayConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "DMZConfig",
     "FTPConfig",
     "GatewayConfig",
+    "HTTPConfig",
     "HealthConfig",
     "IdentityFiles",
     "InternalConfig",
@@ -37,6 +39,7 @@ __all__ = [
     "LogConfig",
     "PersistenceConfig",
     "Problem",
+    "RouteConfig",
     "ServiceConfig",
     "load",
     "load_dmz",

@@ -38,9 +38,12 @@ class BackendConfig(HostPort):
 
 @dataclass(frozen=True)
 class PersistenceConfig:
-    """A client keeps its node and its backend for *ttl_s* seconds after its latest session."""
+    """
+    A client keeps its node and its backend for *ttl_s* seconds after its latest session, or *by*
+    "cookie" its backend.
+    """
 
-    by: Literal["source"]
+    by: Literal["source", "cookie"]
     ttl_s: float = 300.0
 
 
@@ -102,7 +105,7 @@ BALANCE = choice("round-robin", "failover", "least-sessions", "source")
 
 PERSISTENCE = Section(
     (
-        Key("by", choice("source"), required=True),
+        Key("by", choice("source", "cookie"), required=True),
         Key("ttl", seconds(1, _WEEK_S), field="ttl_s"),
     )
 )

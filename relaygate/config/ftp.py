@@ -5,12 +5,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from relaygate.addresses import host_name
-from relaygate.config.schema import Key, ListOf, Reader, Section, Value
+from relaygate.config.schema import Key, ListOf, Reader, Section, Table, Tables, Value
 from relaygate.config.shared import PATH, choice, flag, integer, text_of
 
 __all__ = [
@@ -40,10 +40,20 @@ MAX_MAPPED_PEERS = 4
 
 @dataclass(frozen=True)
 class KeyFiles:
-    """The PEM files that clients of a service are met with: certificate chain, and key."""
+    """
+    The PEM files that clients of a service are met with: certificate chain, and key.
+
+    *more* are for clients that ask for other names.
+    """
 
     certificate: Path
     key: Path
+    more: tuple[KeyFiles, ...] = ()
+
+    @property
+    def more_pairs(self) -> tuple[tuple[Path, Path], ...]:
+        """Certificate and key of each of *more*."""
+        return tuple((pair.certificate, pair.key) for pair in self.more)
 
 
 @dataclass(frozen=True)
@@ -152,7 +162,8 @@ class _PerGateway:
 
 PER_GATEWAY = _PerGateway(_PUBLIC)
 
-SERVICE_TLS = Section((Key("certificate", PATH, required=True), Key("key", PATH, required=True)))
+_PAIR = (Key("certificate", PATH, required=True), Key("key", PATH, required=True))
+SERVICE_TLS = Section((*_PAIR, Key("more", Tables(Table(_PAIR), 64, unique=()))))
 
 BACKEND_TLS = Section(
     (
@@ -192,6 +203,8 @@ def check_ftp(reader: Reader, where: str, fields: dict[str, Any]) -> None:
     protocol = fields.get("protocol")
     if protocol is None:
         return
+    if protocol != "https" and "more" in fields.get("tls", ()):
+        reader.wrong(f"{where}.tls.more", f'only a service of "https" has it, not "{protocol}"')
     if protocol not in FTP_PROTOCOLS:
         for name in ("tls", "backend_tls", "ftp"):
             if name in fields and (name, protocol) != ("tls", "tls"):
@@ -287,11 +300,17 @@ def _default_tls(protocol: str, *, secure: bool) -> Wish:
     return "allow" if secure else "off"
 
 
+def _files(pair: dict[str, Path], folder: Path) -> KeyFiles:
+    return KeyFiles(folder / pair["certificate"], folder / pair["key"])
+
+
 def ftp_fields(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return a service's *fields* with their sections built; paths count from *folder*."""
     built = dict(fields)
     if "tls" in fields:
-        built["tls"] = KeyFiles(**{name: folder / path for name, path in fields["tls"].items()})
+        tls = dict(fields["tls"])
+        more = tuple(_files(pair, folder) for pair in tls.pop("more", ()))
+        built["tls"] = replace(_files(tls, folder), more=more)
     if "backend_tls" in fields:
         backend = dict(fields["backend_tls"])
         if "ca" in backend:

@@ -31,6 +31,14 @@ from relaygate.config.ftp import (
     check_ftp,
     ftp_fields,
 )
+from relaygate.config.http import (
+    HTTP,
+    HTTP_PROTOCOLS,
+    HTTPConfig,
+    check_http,
+    check_not_http,
+    http_fields,
+)
 from relaygate.config.schema import Key, ListOf, Reader, Section, Table, Tables, Value
 from relaygate.config.shared import (
     IDENTITY,
@@ -81,11 +89,12 @@ class ServiceConfig:
     *listen* is an address of the DMZ node, *backends* are in the private network, in order
     of preference for ``failover``.  A cap of 0 is none of the service's own.
     *idle_timeout_s* ends a session in which no byte moved for that long; None never does.
-    *ftp* is there for FTP's protocols alone, *tls* where clients' TLS ends on the internal node.
+    *ftp* and *http* are there for their protocols alone, *tls* where clients' TLS ends on the
+    internal node.
     """
 
     name: str
-    protocol: Literal["ssh", "tcp", "tls", "ftp", "ftps"]
+    protocol: Literal["ssh", "tcp", "tls", "ftp", "ftps", "http", "https"]
     listen: HostPort
     backends: tuple[HostPort, ...]
     balance: Rule = "round-robin"
@@ -104,6 +113,7 @@ class ServiceConfig:
     tls: KeyFiles | None = None
     backend_tls: BackendTLSConfig = field(default_factory=BackendTLSConfig)
     ftp: FTPConfig | None = None
+    http: HTTPConfig | None = None
 
     @property
     def tls_channel(self) -> bool:
@@ -114,7 +124,8 @@ class ServiceConfig:
         """
         if self.channel == "auto":
             # Where AUTH TLS is the server's own, what comes before it is clear.
-            return self.protocol == "tcp" or (self.protocol == "ftp" and self.tls is None)
+            clear = self.protocol == "ftp" and self.tls is None
+            return clear or self.protocol in ("tcp", "http")
         return self.channel == "always"
 
     def transfer_channel(self, *, protected: bool) -> bool:
@@ -199,17 +210,25 @@ _GATEWAY = Table(
     )
 )
 
+_PROTOCOL = choice("ssh", "tcp", "tls", *FTP_PROTOCOLS, *HTTP_PROTOCOLS)
+
 
 def _check_service(reader: Reader, where: str, fields: dict[str, Any]) -> None:
     """Note what is wrong between the keys of a service."""
-    check_ftp(reader, where, fields)
     check_backends(reader, where, fields)
+    protocol = fields.get("protocol")
+    if protocol in HTTP_PROTOCOLS:
+        check_http(reader, where, fields)
+        return
+    check_ftp(reader, where, fields)
+    if protocol is not None:
+        check_not_http(reader, where, fields)
 
 
 _SERVICE = Table(
     (
         Key("name", _NAME, required=True),
-        Key("protocol", choice("ssh", "tcp", "tls", *FTP_PROTOCOLS), required=True),
+        Key("protocol", _PROTOCOL, required=True),
         Key("listen", LISTENER, required=True),
         Key("backends", ListOf(BACKEND, "backends", 64), required=True),
         Key("balance", BALANCE),
@@ -224,6 +243,7 @@ _SERVICE = Table(
         Key("tls", SERVICE_TLS),
         Key("backend_tls", BACKEND_TLS),
         Key("ftp", FTP),
+        Key("http", HTTP),
     ),
     _check_service,
 )
@@ -302,6 +322,8 @@ def _bans_from(fields: dict[str, Any]) -> BansConfig:
     if "never" in built:
         built["never"] = NetworkSet.of(built["never"])
     return BansConfig(**built)
+def _service(row: dict[str, Any], folder: Path) -> ServiceConfig:
+    return ServiceConfig(**http_fields(balancing_fields(ftp_fields(row, folder)), folder))
 
 
 def build_internal(file: Path, values: dict[str, Any]) -> InternalConfig:
@@ -319,9 +341,7 @@ def build_internal(file: Path, values: dict[str, Any]) -> InternalConfig:
     return InternalConfig(
         identity=identity_from(fields["identity"], file.parent),
         gateways=tuple(GatewayConfig(**row) for row in fields["gateway"]),
-        services=tuple(
-            ServiceConfig(**balancing_fields(ftp_fields(row, file.parent))) for row in services
-        ),
+        services=tuple(_service(row, file.parent) for row in services),
         forwards=tuple(forward_from(row, file.parent) for row in fields.get("forward", ())),
         log=log_from(fields["log"], file.parent),
         status_listen=status_from(fields),

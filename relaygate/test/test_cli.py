@@ -113,7 +113,7 @@ class CheckTests(SynchronousTestCase):
         """A good internal file likewise, and one of a thing is not spoken of as many."""
         file = self.copy(INTERNAL, "node-a", Role.INTERNAL)
         self.service_files()
-        expected = f'{file}: ok (internal node "node-a", 1 gateway, 3 services)\n'
+        expected = f'{file}: ok (internal node "node-a", 1 gateway, 5 services)\n'
         self.assertEqual(call("check", file), (0, expected, ""))
 
     def test_files_of_services(self) -> None:
@@ -126,14 +126,15 @@ class CheckTests(SynchronousTestCase):
         self.assertIn(f'{file}: service: service "ftp": key', complaint)
 
     def service_files(self) -> None:
-        """Put the files of the example's FTP service into the folder."""
+        """Put the files of the example's services into the folder."""
         now = datetime.now(UTC)
         ca = make_ca("service CA", now, 10)
-        pair = issue(ca, "ftp", Role.DMZ, now, 5)
-        (self.folder / "ftp.pem").write_bytes(pair.certificate_pem)
-        key = self.folder / "ftp.key"
-        key.touch(mode=0o600)
-        key.write_bytes(pair.key_pem)
+        for name in ("ftp", "web", "as2"):
+            pair = issue(ca, name, Role.DMZ, now, 5)
+            (self.folder / f"{name}.pem").write_bytes(pair.certificate_pem)
+            key = self.folder / f"{name}.key"
+            key.touch(mode=0o600)
+            key.write_bytes(pair.key_pem)
         (self.folder / "private-ca.pem").write_bytes(ca.certificate_pem)
 
     def test_wrong_role(self) -> None:
@@ -160,7 +161,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(
             out,
             f"{DMZ}: ok (dmz node, 2 nodes, 4 listen rules)\n"
-            f"{INTERNAL}: ok (internal node, 1 gateway, 3 services)\n",
+            f"{INTERNAL}: ok (internal node, 1 gateway, 5 services)\n",
         )
 
     def test_all_files_and_problems(self) -> None:

@@ -17,6 +17,7 @@ from relaygate.config import (
     DMZConfig,
     FTPConfig,
     GatewayConfig,
+    HTTPConfig,
     IdentityFiles,
     InternalConfig,
     LogConfig,
@@ -285,14 +286,16 @@ class ExampleTests(SynchronousTestCase):
                     health=service.health,
                     backend_tls=service.backend_tls,
                     ftp=service.ftp,
+                    http=service.http,
                 ),
             )
-        ftp = internal.services[-1].ftp
-        assert ftp is not None
+        (ftp,) = (service.ftp for service in internal.services if service.ftp is not None)
         self.assertEqual(
             ftp,
             FTPConfig((50_000, 50_999), "allow", "allow", {"": "203.0.113.7"}),
         )
+        web = [service.http for service in internal.services if service.http is not None]
+        self.assertEqual(web, [HTTPConfig(routes=each.routes) for each in web])
 
     def test_shown_defaults_are_true(self) -> None:
         """With every commented key switched on, the examples still mean the same."""
@@ -301,7 +304,7 @@ class ExampleTests(SynchronousTestCase):
             # These have no default, so their lines show an example.
             undefined = (
                 r"^#(idle_timeout|file|peers|allow|allow_file|deny|deny_file|never"
-                r"|trusted_proxies|connect|connect_from) = .*"
+                r"|trusted_proxies|connect|connect_from|cookie_key) = .*"
             )
             shown = re.sub(undefined, "", text, flags=re.MULTILINE)
             shown, count = re.subn(r"^#(?=[a-z_]+ = )", "", shown, flags=re.MULTILINE)
@@ -334,6 +337,7 @@ class ExampleTests(SynchronousTestCase):
             ServiceConfig,
             BackendTLSConfig,
             FTPConfig,
+            HTTPConfig,
             LogConfig,
         )
         for kind in kinds:

@@ -205,7 +205,7 @@ level = "loud"
             '"ssh"',
             '"gopher"',
             'service "sftp".protocol: expected one of "ssh", "tcp", "tls", "ftp", "ftps", '
-            'found "gopher"',
+            '"http", "https", found "gopher"',
         )
 
     def test_backends(self) -> None:

@@ -100,7 +100,7 @@ class SessionCase(TestCase):
 
     async def start(
         self,
-        protocol: Literal["ssh", "tcp", "tls", "ftp", "ftps"],
+        protocol: Literal["ssh", "tcp", "tls", "ftp", "ftps", "http", "https"],
         backend: type[End] | Factory | None,
         channel: Channel = "auto",
         **more: Any,

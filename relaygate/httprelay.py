@@ -1,0 +1,412 @@
+"""
+An HTTP session, performed: the one file that does what :mod:`relaygate.protocols.httpalg` asks.
+
+The client's connection feeds the session for as long as it lasts; connections to backends come and
+go with requests (:mod:`relaygate.httppool`).  Bodies of which much is to come are moved by pumps
+(:mod:`relaygate.bodypump`) while the session waits for the word that they have; a tunnel is a relay
+as any other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import singledispatchmethod
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from relaygate.addresses import HostPort
+from relaygate.bodypump import BodyPump, make_body_pump
+from relaygate.httpend import HTTPEnd
+from relaygate.httpseeker import NotFound, Seeker
+from relaygate.httpsettings import HTTPSettings
+from relaygate.httpwatch import Watch
+from relaygate.legs import Leg
+from relaygate.lingering import linger
+from relaygate.outcome import Cause, Outcome, Phase
+from relaygate.pipes import PipeShelf
+from relaygate.protocols.httpalg import HTTPSession
+from relaygate.protocols.httpeffects import (
+    BackendSilent,
+    DropBackend,
+    Effect,
+    EndSession,
+    FindBackend,
+    MoveBody,
+    ReleaseBackend,
+    RequestSeen,
+    Send,
+    Side,
+    Tunnel,
+)
+from relaygate.protocols.httpfields import Parties
+from relaygate.relay import Relay
+from relaygate.sessionlog import log_event
+
+
+class HTTPRelay:
+    """
+    Serves the requests that come on *outer*, the client's leg, whose TLS asked for *sni*.
+
+    *client* is the client's address and *reached* the authority that it connected to;
+    *unauthorised* is called when it has shown who it is in vain; *done* is called once with the
+    outcome, when all connections are gone; *fields* stand in every line of the log.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        outer: Leg,
+        settings: HTTPSettings,
+        reactor: Any,
+        shelf: PipeShelf,
+        client: str,
+        reached: str,
+        sni: bytes | None,
+        idle_timeout_s: float | None,
+        unauthorised: Callable[[], None],
+        done: Callable[[Outcome], None],
+        fields: dict[str, object],
+    ) -> None:
+        self._reactor = reactor
+        self._shelf = shelf
+        self._settings = settings
+        self._idle_timeout_s = idle_timeout_s
+        self._unauthorised = unauthorised
+        self._done = done
+        self._fields = fields
+        parties = Parties(
+            client, settings.scheme, settings.backend_scheme, reached.encode(), settings.inside
+        )
+        self._session = HTTPSession(settings.policy, settings.routes, parties, sni)
+        self._client = HTTPEnd(self, outer)
+        self._backend: HTTPEnd | None = None
+        self._seeker = Seeker(settings, client, reactor, self._log_failure)
+        self._finding: Deferred[None] | None = None
+        self._pumps: dict[Side, BodyPump] = {}
+        # Bytes of bodies that have passed by the session, and those that it was not told of.
+        self._pumped = dict.fromkeys(Side, 0)
+        self._partly = dict.fromkeys(Side, 0)
+        self._tunnel: Relay | None = None
+        self._effects: deque[Effect] = deque()
+        self._performing = False
+        self._watch = Watch(
+            self, settings.limits, reactor, lambda: self._feed(self._session.timed_out)
+        )
+        self._asked_at = reactor.seconds()
+        self._outcome: Outcome | None = None
+        self._over = False
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes that the client has sent, so far."""
+        tunnel = self._tunnel.bytes_in if self._tunnel else 0
+        return self._client.bytes_in + self._moved(Side.CLIENT) + tunnel
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes that the client was sent, so far."""
+        tunnel = self._tunnel.bytes_out if self._tunnel else 0
+        return self._client.bytes_out + self._moved(Side.BACKEND) + tunnel
+
+    def _moved(self, side: Side) -> int:
+        pump = self._pumps.get(side)
+        return self._pumped[side] + (pump.moved if pump else 0)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return self._session.idle and self._tunnel is None
+
+    def start(self) -> None:
+        """Begin."""
+        self._client.begin()
+        self._feed()
+
+    def abort(self, cause: Cause, detail: str) -> None:
+        """End the session now; a client that waits for an answer hears 503."""
+        if self._tunnel is not None:
+            self._tunnel.abort(cause, detail)
+        elif self._outcome is None:
+            self._outcome = Outcome(cause, Phase.RELAY, detail)
+            self._feed(self._session.stop)
+
+    # -- feeding --------------------------------------------------------------------------------
+
+    def _feed(self, say: Callable[..., list[Effect]] | None = None, *words: object) -> None:
+        if say is not None:
+            self._effects += say(*words)
+        if self._performing:
+            # What an effect brought about comes behind the effects that stand before it.
+            return
+        self._performing = True
+        try:
+            while self._effects:
+                self._perform(self._effects.popleft())
+        finally:
+            self._performing = False
+        if not self._over and self._tunnel is None:
+            if self._session.wants_client:
+                self._client.release("ahead")
+            else:
+                self._client.hold("ahead")
+            self._watch.waits_for(self._session.waits_for)
+
+    @property
+    def backend_full(self) -> bool:
+        """See :class:`relaygate.httpwatch.IWatched`."""
+        pump = self._pumps.get(Side.CLIENT)
+        return bool((pump and pump.holding) or (self._backend and self._backend.full))
+
+    @property
+    def client_full(self) -> bool:
+        """See :class:`relaygate.httpwatch.IWatched`."""
+        pump = self._pumps.get(Side.BACKEND)
+        return bool((pump and pump.holding) or self._client.full)
+
+    # -- what comes on the connections ----------------------------------------------------------
+
+    def received(self, end: HTTPEnd, data: bytes) -> None:
+        """See :class:`relaygate.httpend.IEndOwner`."""
+        if end is self._client:
+            self._feed(self._session.client_received, data)
+        elif end is self._backend:
+            self._feed(self._session.backend_received, data)
+
+    def ended(self, end: HTTPEnd, *, broken: bool) -> None:
+        """See :class:`relaygate.httpend.IEndOwner`."""
+        if end is self._client:
+            self._finish(Side.CLIENT)
+            self._feed(self._session.client_lost if broken else self._session.client_ended)
+        elif end is self._backend:
+            self._finish(Side.BACKEND)
+            self._feed(lambda: self._session.backend_ended(broken=broken))
+
+    def crowded(self, end: HTTPEnd, *, full: bool) -> None:
+        """See :class:`relaygate.httpend.IEndOwner`: who feeds it is not read meanwhile."""
+        end.full = full
+        self._brake()
+
+    def _brake(self) -> None:
+        """Keep from being read who feeds a connection that is full."""
+        backend = self._backend
+        # Answers of our own come from the client's requests.
+        if self._client.full or (backend is not None and backend.full):
+            self._client.hold("full")
+        else:
+            self._client.release("full")
+        if backend is not None and self._client.full:
+            backend.hold("full")
+        elif backend is not None:
+            backend.release("full")
+
+    # -- bodies that pass by the session --------------------------------------------------------
+
+    def all_moved(self, source: Leg) -> None:
+        """See :class:`relaygate.bodypump.IBodyOwner`: not now, the pump is at work."""
+        side = Side.CLIENT if source is self._client.leg else Side.BACKEND
+        self._reactor.callLater(0, self._finish, side)
+
+    def _finish(self, side: Side) -> None:
+        """Tell the session of a body that has been moved, if it has."""
+        pump = self._pumps.get(side)
+        if pump is None or not pump.done:
+            return
+        end = self._client if side is Side.CLIENT else self._backend
+        self._stop_pump(side)
+        self._partly[side] = 0
+        self._feed(self._session.body_moved, side, pump.moved)
+        if end is not None:
+            end.resume()
+
+    def _stop_pump(self, side: Side) -> None:
+        pump = self._pumps.pop(side, None)
+        if pump is not None:
+            pump.stop()
+            self._pumped[side] += pump.moved
+            self._partly[side] += pump.moved
+
+    def sink_broken(self, sink: Leg) -> None:
+        """See :class:`relaygate.pump.IPumpOwner`."""
+        if sink is self._client.leg:
+            self._client.leg.abortConnection()
+        else:
+            # The backend takes no more; what it had to say may still be there.
+            self._stop_pump(Side.CLIENT)
+            self._client.hold("refused")
+
+    def load_held(self) -> None:
+        """See :class:`relaygate.pump.IPumpOwner`."""
+
+    # -- performing -----------------------------------------------------------------------------
+
+    @singledispatchmethod
+    def _perform(self, effect: Effect) -> None:
+        raise TypeError(effect)
+
+    @_perform.register
+    def _(self, effect: Send) -> None:
+        end = self._client if effect.side is Side.CLIENT else self._backend
+        if end is not None and end.leg.connected:
+            end.send(effect.data)
+
+    @_perform.register
+    def _(self, effect: FindBackend) -> None:
+        if not effect.again:
+            self._asked_at = self._reactor.seconds()
+        self._finding = Deferred.fromCoroutine(self._find(effect))
+        self._finding.addErrback(self._not_found)
+
+    @_perform.register
+    def _(self, effect: ReleaseBackend) -> None:
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            leg = backend.let_go()
+            if backend.idle:
+                self._seeker.keep(leg)
+            else:
+                leg.abortConnection()
+        self._seeker.give_back(worked=True)
+        self._brake()
+
+    @_perform.register
+    def _(self, effect: DropBackend) -> None:
+        if self._finding is not None:
+            finding, self._finding = self._finding, None
+            finding.cancel()
+        backend, self._backend = self._backend, None
+        for side in Side:
+            self._stop_pump(side)
+        if backend is not None:
+            backend.let_go().abortConnection()
+        self._seeker.give_back()
+        self._client.release("refused")
+        self._brake()
+
+    @_perform.register
+    def _(self, effect: MoveBody) -> None:
+        backend = self._backend
+        if backend is None or not backend.leg.connected or not self._client.leg.connected:
+            return
+        legs = (self._client.leg, backend.leg)
+        source, sink = legs if effect.side is Side.CLIENT else legs[::-1]
+        pump = make_body_pump(source, sink, self, self._shelf, effect.count)
+        self._pumps[effect.side] = pump
+        pump.start()
+
+    @_perform.register
+    def _(self, effect: Tunnel) -> None:
+        backend = self._backend
+        assert backend is not None
+        self._watch.stop()
+        self._tunnel = Relay(
+            self._client.let_go(),
+            backend.let_go(),
+            self._reactor,
+            self._shelf,
+            self._tunnel_ended,
+            idle_timeout_s=self._idle_timeout_s,
+        )
+        self._tunnel.start(before_in=effect.from_client, before_out=effect.from_backend)
+
+    def _tunnel_ended(self, outcome: Outcome) -> None:
+        self._over = True
+        self._seeker.give_back(worked=True)
+        self._done(outcome)
+
+    @_perform.register
+    def _(self, effect: RequestSeen) -> None:
+        path = effect.path
+        if self._settings.log_query and effect.query:
+            path += b"?" + effect.query
+        for side, pump in self._pumps.items():
+            self._partly[side] += pump.moved
+        detail = {"detail": effect.detail} if effect.detail else {}
+        log_event(
+            self.log,
+            "request",
+            usual=effect.status < 500 and not effect.detail,
+            **self._fields
+            | {"backend": self._seeker.name}
+            | {
+                "method": _text(effect.method),
+                "host": _text(effect.host),
+                "path": _text(path),
+                "status": effect.status,
+                "bytes_in": effect.bytes_in + self._partly[Side.CLIENT],
+                "bytes_out": effect.bytes_out + self._partly[Side.BACKEND],
+                "seconds": round(self._reactor.seconds() - self._asked_at, 3),
+            }
+            | detail,
+        )
+        self._partly = dict.fromkeys(Side, 0)
+        if effect.unauthorised:
+            self._unauthorised()
+
+    @_perform.register
+    def _(self, effect: BackendSilent) -> None:
+        self._seeker.silent(effect.reason, costly=effect.costly)
+
+    @_perform.register
+    def _(self, effect: EndSession) -> None:
+        self._over = True
+        self._watch.stop()
+        if self._outcome is None:
+            self._outcome = Outcome(Cause(effect.cause), Phase.RELAY, effect.detail)
+        for side in Side:
+            self._stop_pump(side)
+        leg = self._client.let_go()
+        if effect.abort:
+            leg.abortConnection()
+            self._reactor.callLater(0, self._gone)
+        else:
+            linger(leg, self._reactor, self._gone)
+
+    def _gone(self) -> None:
+        assert self._outcome is not None
+        self._done(self._outcome)
+
+    # -- backends -------------------------------------------------------------------------------
+
+    async def _find(self, effect: FindBackend) -> None:
+        """Have a backend found, and tell the session."""
+        try:
+            leg, set_cookie = await self._seeker.find(effect)
+        except NotFound as error:
+            self._finding = None
+            self._feed(self._session.backend_refused, error.status)
+            return
+        self._finding = None
+        self._backend = end = HTTPEnd(self, leg)
+        end.begin()
+        self._brake()
+        if self._backend is end and leg.connected:
+            self._feed(self._session.backend_ready, set_cookie)
+        else:
+            self._backend = None
+            self._seeker.give_back()
+            self._feed(self._session.backend_refused, 502)
+
+    def _log_failure(self, backend: HostPort, reason: str) -> None:
+        self.log.warn(
+            "backend failed: session={session} service={service} backend={backend}"
+            " reason={reason!r}",
+            session=self._fields["session"],
+            service=self._fields["service"],
+            backend=str(backend),
+            reason=reason,
+        )
+
+    def _not_found(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            return
+        self.log.failure("session {session} failed", failure, session=self._fields["session"])
+        self._feed(self._session.backend_refused, 502)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")

@@ -1,0 +1,50 @@
+"""What a service says about its HTTP sessions, as those who perform them need it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from relaygate.backends import Backends
+from relaygate.httppool import BackendPool
+from relaygate.protocols.httpeffects import HTTPPolicy
+from relaygate.protocols.httptarget import Routes
+from relaygate.stickiness import StickyCookie
+
+
+@dataclass(frozen=True)
+class HTTPLimits:
+    """Seconds for what a session waits for, and the bytes a second that a body has to make."""
+
+    header_s: float = 20.0
+    keepalive_s: float = 60.0
+    continue_s: float = 2.0
+    response_s: float = 60.0
+    as2_response_s: float = 1800.0
+    body_rate: int = 256
+
+
+@dataclass(frozen=True)
+class HTTPSettings:
+    """
+    What a service says about its HTTP sessions.
+
+    *targets* are those of the *routes*, by number, *default* that of what none fits; *inside* what
+    the backends are called there; *cookie* gives what makes and reads the cookies of persistence.
+    """
+
+    policy: HTTPPolicy
+    routes: Routes
+    targets: Sequence[Backends]
+    default: Backends
+    limits: HTTPLimits
+    scheme: bytes
+    backend_scheme: bytes
+    inside: frozenset[bytes]
+    pool: BackendPool
+    cookie: Callable[[], StickyCookie | None]
+    log_query: bool = False
+
+    def target(self, route: int | None) -> Backends:
+        """Where route number *route* leads."""
+        return self.default if route is None else self.targets[route]

@@ -1,0 +1,300 @@
+"""
+The heads of HTTP/1 messages (RFC 9110, RFC 9112): found within bounds, and read in one way only.
+
+What is behind us reads each head again.  Wherever the two readings could differ a request can be
+hidden in another one, so a head passes three times: a :class:`HeadReader` finds its end and lets
+nothing through in which another reader could see a line's end elsewhere; the grammar is asked of
+every line, with none of the leniency that RFC 9112 permits; and then h11 parses it, whose fields
+must be the very ones that were seen here.  h11 alone is too kind: it takes Content-Length beside
+Transfer-Encoding, lists of equal lengths, folded lines and most control characters.
+
+Nothing of a head is quoted in what is raised here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import h11
+
+Fields = list[tuple[bytes, bytes]]
+
+# A response's head is bounded too: some applications set many cookies.
+MAX_RESPONSE_HEAD = 64 * 1024
+MAX_RESPONSE_FIELDS = 256
+# 999 petabytes: what has more digits is meant to overflow somebody's integer.
+_MAX_LENGTH_DIGITS = 18
+# Longer than any method that is registered; the longest is UPDATEREDIRECTREF.
+_MAX_METHOD = 32
+
+_TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
+# Obs-text (from 0x80 on) is what names in other alphabets come in; no control but the tabulator.
+_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([\t -~\x80-\xff]*)")
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) HTTP/([0-9])\.([0-9])")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
+_DIGITS = re.compile(rb"[0-9]+")
+# What some readers take for the end of a line, and what others end the whole string at.
+_AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r[^\n]|\0")
+_TOKEN_FIRST = re.compile(_TOKEN[:-1])
+# Empty lines before a request line: RFC 9112 section 2.2 asks for one at least to be ignored.
+_MAX_EMPTY_LINES = 2
+
+
+class HTTPViolation(Exception):
+    """
+    A peer did not speak HTTP as it must; :attr:`status` is what a client is answered.
+
+    The text completes "the client …" or "the backend …".
+    """
+
+    def __init__(self, status: int, what: str) -> None:
+        super().__init__(what)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class HeadLimits:
+    """What a client's head may have: bytes in all, bytes of its target, fields."""
+
+    bytes: int = 32 * 1024
+    target: int = 8 * 1024
+    fields: int = 100
+
+
+@dataclass(frozen=True)
+class RequestHead:
+    """
+    A request's head.
+
+    *fields* are in their order and with their names' own case; *length* is the body's in bytes,
+    None where it is *chunked*; *minor* the version's second digit.
+    """
+
+    method: bytes
+    target: bytes
+    minor: int
+    fields: Fields
+    length: int | None
+    chunked: bool
+
+    @property
+    def has_body(self) -> bool:
+        """Whether any byte of body can follow."""
+        return self.chunked or bool(self.length)
+
+
+@dataclass(frozen=True)
+class ResponseHead:
+    """A response's; *length* is None where the body is *chunked* or ends with the connection."""
+
+    status: int
+    reason: bytes
+    minor: int
+    fields: Fields
+    length: int | None
+    chunked: bool
+
+    @property
+    def until_end(self) -> bool:
+        """Whether the body ends with the connection."""
+        return self.length is None and not self.chunked
+
+
+class HeadReader:
+    """
+    Finds the end of one head after another in bytes that come in pieces.
+
+    It is for requests, within *limits*, or (None) for responses.
+    """
+
+    def __init__(self, limits: HeadLimits | None) -> None:
+        self._limits = limits
+        self._most = limits.bytes if limits else MAX_RESPONSE_HEAD
+        self._buffer = bytearray()
+        self._searched = 0
+        self._empty_lines = 0
+
+    @property
+    def rest(self) -> bytes:
+        """What came behind the last head, or of one that is not complete."""
+        return bytes(self._buffer)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part of a head is here."""
+        return bool(self._buffer)
+
+    def take_rest(self) -> bytes:
+        """Take :attr:`rest` out: it belongs to a body."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        self._searched = 0
+        return rest
+
+    def receive(self, data: bytes) -> bytes | None:
+        """
+        Take the next piece (or b"") and return the next head with its empty line, None as yet.
+
+        Raises :class:`HTTPViolation`.
+        """
+        buffer = self._buffer
+        buffer += data
+        self._skip_empty_lines()
+        end = buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
+        known = len(buffer) if end < 0 else end + 4
+        if _AMBIGUOUS.search(buffer, max(0, self._searched - 1), known):
+            raise HTTPViolation(400, "sent a head with a bare CR or LF, or a NUL")
+        self._check_start(known)
+        if end < 0:
+            self._searched = len(buffer)
+            return None
+        head = bytes(buffer[:known])
+        del buffer[:known]
+        self._searched = 0
+        self._empty_lines = 0
+        return head
+
+    def _skip_empty_lines(self) -> None:
+        while self._limits and self._buffer.startswith(b"\r\n"):
+            self._empty_lines += 1
+            if self._empty_lines > _MAX_EMPTY_LINES:
+                raise HTTPViolation(400, "sent nothing but empty lines")
+            del self._buffer[:2]
+            self._searched = 0
+
+    def _check_start(self, known: int) -> None:
+        """Find as early as may be that no head will come of it."""
+        buffer, limits = self._buffer, self._limits
+        if limits:
+            if buffer and not _TOKEN_FIRST.match(buffer) and buffer != b"\r":
+                raise HTTPViolation(400, "sent no HTTP")
+            # A target, beside the longest method and the version.
+            if buffer.find(b"\r\n", 0, limits.target + 64) < 0 and known > limits.target + 64:
+                raise HTTPViolation(414, "sent too long a target")
+        if known > self._most:
+            raise HTTPViolation(431, f"sent a head of more than {self._most} bytes")
+
+
+def parse_request(raw: bytes, limits: HeadLimits) -> RequestHead:
+    """Read the head *raw*, as :class:`HeadReader` gives it.  Raises :class:`HTTPViolation`."""
+    line, *lines = raw[:-4].split(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None or len(match[1]) > _MAX_METHOD:
+        raise HTTPViolation(400, "sent no request line")
+    if match[3] != b"1" or match[4] not in b"01":
+        raise HTTPViolation(505, "speaks another version of HTTP")
+    if len(match[2]) > limits.target:
+        raise HTTPViolation(414, "sent too long a target")
+    if len(lines) > limits.fields:
+        raise HTTPViolation(431, f"sent more than {limits.fields} fields")
+    fields = _fields(lines)
+    minor = int(match[4])
+    length, chunked = _framing(fields, minor)
+    event = _parsed(h11.Connection(h11.SERVER, max_incomplete_event_size=len(raw)), raw)
+    if not isinstance(event, h11.Request) or (event.method, event.target) != (match[1], match[2]):
+        raise HTTPViolation(400, "sent a head that can be read in two ways")
+    seen = _agreed(fields, event.headers.raw_items())
+    return RequestHead(match[1], match[2], minor, seen, 0 if length is None else length, chunked)
+
+
+def parse_response(raw: bytes, method: bytes) -> ResponseHead:
+    """
+    Read the head *raw* of the response to a request of *method*.
+
+    Raises :class:`HTTPViolation`, always with 502.
+    """
+    try:
+        return _response(raw, method)
+    except HTTPViolation as error:
+        raise HTTPViolation(502, str(error)) from None
+
+
+def _response(raw: bytes, method: bytes) -> ResponseHead:
+    line, *lines = raw[:-4].split(b"\r\n")
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise HTTPViolation(502, "sent no status line")
+    if len(lines) > MAX_RESPONSE_FIELDS:
+        raise HTTPViolation(502, f"sent more than {MAX_RESPONSE_FIELDS} fields")
+    fields = _fields(lines)
+    minor, status = int(match[1]), int(match[2])
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=len(raw))
+    # It has to know of a request, so that it takes a response, and a switch of protocols.
+    connection.send(_ASKED)
+    connection.send(_ASKED_ALL)
+    event = _parsed(connection, raw)
+    wanted = h11.InformationalResponse if status < 200 else h11.Response
+    if not isinstance(event, wanted) or event.status_code != status:
+        raise HTTPViolation(502, "sent a head that can be read in two ways")
+    seen = _agreed(fields, event.headers.raw_items())
+    length, chunked = _framing(fields, minor)
+    # RFC 9112 section 6.3: these have no body, whatever their fields say.
+    if status < 200 or status in (204, 304) or method == b"HEAD":
+        length, chunked = 0, False
+    return ResponseHead(status, match[3] or b"", minor, seen, length, chunked)
+
+
+_ASKED = h11.Request(
+    method="GET", target="/", headers=[("Host", "x"), ("Upgrade", "x"), ("Connection", "Upgrade")]
+)
+_ASKED_ALL = h11.EndOfMessage()
+
+
+def _fields(lines: list[bytes]) -> Fields:
+    fields = []
+    for line in lines:
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            raise HTTPViolation(400, "sent a field that is none")
+        fields.append((match[1], match[2].rstrip(b" \t")))
+    return fields
+
+
+def _framing(fields: Fields, minor: int) -> tuple[int | None, bool]:
+    """The body's length, if it is said, and whether it is chunked (RFC 9112, section 6)."""
+    lengths = [value for name, value in fields if name.lower() == b"content-length"]
+    codings = [value for name, value in fields if name.lower() == b"transfer-encoding"]
+    if codings:
+        if lengths:
+            raise HTTPViolation(400, "sent Content-Length beside Transfer-Encoding")
+        if minor == 0:
+            raise HTTPViolation(400, "sent Transfer-Encoding in HTTP/1.0")
+        listed = [each.strip(b" \t").lower() for value in codings for each in value.split(b",")]
+        if listed != [b"chunked"]:
+            known = listed[-1] == b"chunked" and b"" not in listed and listed.count(b"chunked") == 1
+            raise HTTPViolation(501 if known else 400, "sent a Transfer-Encoding beside chunked")
+        return None, True
+    if not lengths:
+        return None, False
+    if len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0]):
+        raise HTTPViolation(400, "sent a Content-Length that is not one number")
+    if len(lengths[0]) > _MAX_LENGTH_DIGITS:
+        raise HTTPViolation(400, "sent a Content-Length beyond all bounds")
+    return int(lengths[0]), False
+
+
+def _parsed(connection: h11.Connection, raw: bytes) -> object:
+    try:
+        connection.receive_data(raw)
+        event = connection.next_event()
+    except h11.ProtocolError as error:
+        raise HTTPViolation(
+            getattr(error, "error_status_hint", 400), "sent a head that h11 refuses"
+        ) from None
+    if connection.trailing_data[0]:
+        raise HTTPViolation(400, "sent a head that can be read in two ways")
+    return event
+
+
+def _agreed(ours: Fields, theirs: Fields) -> Fields:
+    """*theirs*, if both readings found the same fields."""
+    if ours != theirs:
+        # h11 writes codings in small letters.
+        same = len(ours) == len(theirs) and all(
+            a == b or (a[0] == b[0] and a[1].lower() == b[1])
+            for a, b in zip(ours, theirs, strict=True)
+        )
+        if not same:
+            raise HTTPViolation(400, "sent a head that can be read in two ways")
+    return theirs
