@@ -4,7 +4,6 @@ fill.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,25 +22,27 @@ class Counted:
     def __init__(self, caps: Caps) -> None:
         self.caps = caps
         self.total = 0
-        self._by_address: Counter[str] = Counter()
+        self._by_address: dict[str, int] = {}
 
     def has_room(self, address: str) -> bool:
         """Whether one more from *address* is within the caps."""
         caps = self.caps
         if caps.total and self.total >= caps.total:
             return False
-        return not caps.per_address or self._by_address[address] < caps.per_address
+        return not caps.per_address or self._by_address.get(address, 0) < caps.per_address
 
     def add(self, address: str) -> None:
         """One more from *address* is there."""
         self.total += 1
-        self._by_address[address] += 1
+        self._by_address[address] = self._by_address.get(address, 0) + 1
 
     def remove(self, address: str) -> None:
         """One from *address* has gone."""
         self.total -= 1
-        self._by_address[address] -= 1
-        if not self._by_address[address]:
+        left = self._by_address[address] - 1
+        if left:
+            self._by_address[address] = left
+        else:
             del self._by_address[address]
 
 

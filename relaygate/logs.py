@@ -131,7 +131,7 @@ class LineObserver:
     """Writes events as lines; drops and counts those that it cannot write."""
 
     def __init__(
-        self, stream: LineStream, render: Callable[[LogEvent], str | None], threshold: int
+        self, stream: LineStream, render: Callable[[LogEvent, str], str | None], threshold: int
     ) -> None:
         self._stream = stream
         self._render = render
@@ -142,8 +142,9 @@ class LineObserver:
     def __call__(self, event: LogEvent) -> None:
         """Write one event, if its level is high enough and it has a message."""
         try:
-            if _LEVELS.index(_level(event)) >= self._threshold:
-                line = self._render(event)
+            level = _level(event)
+            if _LEVELS.index(level) >= self._threshold:
+                line = self._render(event, level)
                 if line is not None:
                     self._report_dropped()
                     self._write(line)
@@ -160,7 +161,7 @@ class LineObserver:
                 "dropped": self._dropped,
                 "reason": printable(self._reason, MAX_VALUE),
             }
-            self._write(self._render(event) or "")
+            self._write(self._render(event, "warn") or "")
             self._dropped = 0
 
     def _write(self, line: str) -> None:
@@ -264,21 +265,21 @@ def _open_append(path: Path) -> int:
     return fd
 
 
-def _text_lines(event: LogEvent) -> str | None:
+def _text_lines(event: LogEvent, level: str) -> str | None:
     message, traceback = _message_and_traceback(event)
     if not message and not traceback:
         return None
-    head = f"{_time(event)} {_level(event).upper():<5} [{_namespace(event)}] {message}\n"
-    return head + "".join(f"    | {line}\n" for line in traceback)
+    head = f"{_time(event)} {level.upper():<5} [{_namespace(event)}] {message}\n"
+    return head + "".join([f"    | {line}\n" for line in traceback])
 
 
-def _json_line(event: LogEvent) -> str | None:
+def _json_line(event: LogEvent, level: str) -> str | None:
     message, traceback = _message_and_traceback(event)
     if not message and not traceback:
         return None
     fixed: dict[str, object] = {
         "time": _time(event),
-        "level": _level(event),
+        "level": level,
         "namespace": _namespace(event),
         "message": message,
     }
