@@ -1,0 +1,152 @@
+"""
+Many nodes at work while everything that can break breaks, one thing at a time.
+
+The suite runs a short version of it; with RELAYGATE_SOAK=1 each thing is killed, stopped, cut off
+and restarted in turn for ten minutes (and RELAYGATE_TELL=1 tells of it meanwhile).
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Awaitable, Callable
+
+from twisted.trial.unittest import TestCase
+
+from relaygate.test.fleet import DMZ2, SERVICE_PORT, Clients, Fleet, note
+from relaygate.test.gateway import SOAK
+from relaygate.test.netns import Place
+from relaygate.test.nodes import Node
+from relaygate.test.peers import eventually, in_thread, listening
+from relaygate.test.programs import Program, pause
+
+# Checks find a backend that hangs, which connections to it do not tell of.
+CHECKS = """
+[service.health]
+check = "ftp"
+interval = 1
+timeout = 2
+rise = 1
+fall = 2
+"""
+# Between two faults everything has to be well again.
+QUIET_S = 8.0 if SOAK else 2.0
+FAULT_S = 6.0 if SOAK else 3.0
+
+
+class FaultTests(TestCase):
+    """Three internal nodes, two DMZ nodes, six backends."""
+
+    timeout = 2400
+
+    async def well(self, fleet: Fleet, what: Program) -> None:
+        """Wait until *what*, which was just started, does its part again."""
+        if isinstance(what, Node) and what in fleet.internals:
+            await fleet.joined(what)
+        elif isinstance(what, Node):
+            await eventually(lambda: _listens(what), f"{what.name} listens", 60.0)
+        else:
+            await fleet.answers(what)
+
+    async def killed(self, fleet: Fleet, what: Program) -> None:
+        """Kill it, and start it again."""
+        what.kill()
+        await what.ended()
+        await pause(FAULT_S)
+        what.start()
+        await self.well(fleet, what)
+
+    async def stopped(self, fleet: Fleet, what: Program) -> None:
+        """Stop it where it stands, and let it go on."""
+        what.kill(signal.SIGSTOP)
+        await pause(FAULT_S + 3)
+        what.kill(signal.SIGCONT)
+
+    async def restarted(self, fleet: Fleet, what: Program) -> None:
+        """End it politely, and start it again."""
+        await what.restart()
+        await self.well(fleet, what)
+
+    async def test_faults(self) -> None:
+        """
+        While a path exists no new session is refused, and no session is lost whose own nodes and
+        backend lived (Lesson 13; requirements 82 and 83).
+        """
+        fleet = Fleet(self, ["node-a", "node-b", "node-c"], 6, tables=CHECKS)
+        await fleet.start()
+        clients = Clients(fleet, short=4, long=6)
+        clients.start()
+        try:
+            events = await self.run_faults(fleet)
+        finally:
+            await in_thread(clients.stop)
+        seen = clients.seen
+        served_by = fleet.served_by()
+        note(
+            f"served={seen.served} refused={len(seen.refused)} lost={len(seen.lost)}"
+            f" tried again={seen.tried_again} slowest={seen.slowest_s:.1f} s"
+            f" backends={dict(seen.backends)}"
+        )
+        for at, why in seen.refused:
+            note(f"refused {_during(events, at)}: {why}")
+        innocent = []
+        for at, client in seen.lost:
+            parts = served_by.get(client, ("?", "?", "?"))
+            fault = _during(events, at)
+            note(f"lost {client} by {parts} {fault}")
+            if not any(f" {part} " in f"{fault} " for part in parts):
+                innocent.append((client, parts, fault))
+        self.assertEqual(seen.refused, [])
+        self.assertEqual(innocent, [])
+        self.assertGreater(seen.served, 100)
+        self.assertLess(seen.slowest_s, 20.0)
+        for node in (*fleet.dmzs, *fleet.internals):
+            self.assertNotIn("Traceback", node.log_file.read_text(), node.name)
+
+    async def run_faults(self, fleet: Fleet) -> list[tuple[float, str]]:
+        """Break one thing after the other; the answer says what was broken from when on."""
+        everything: list[Program] = [*fleet.internals, *fleet.dmzs, *fleet.backends]
+        few = [fleet.internals[0], fleet.dmzs[1], fleet.backends[2]]
+        plan: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        for name, act in (
+            ("killed", self.killed),
+            ("stopped", self.stopped),
+            ("restarted", self.restarted),
+        ):
+            plan += [
+                (f"{name} {what.name} ", _later(act, fleet, what))
+                for what in (everything if SOAK else few)
+                if SOAK or name != "restarted"
+            ]
+        cables: list[Place] = ["dmz", DMZ2]
+        plan += [
+            (f"cut {place} ", _later(self.cut, fleet, place))
+            for place in (cables if SOAK else cables[:1])
+        ]
+        events = []
+        for what_happens, happen in plan:
+            events.append((time.monotonic(), what_happens))
+            note(what_happens)
+            await happen()
+            await pause(QUIET_S)
+        return events
+
+    async def cut(self, fleet: Fleet, place: Place) -> None:
+        """Cut the wire between a DMZ node and the private network."""
+        fleet.network.cut(place, "private")
+        await pause(20.0)
+        fleet.network.mend()
+        await pause(5.0)
+
+
+def _later(act: Callable[..., Awaitable[None]], *args: object) -> Callable[[], Awaitable[None]]:
+    return lambda: act(*args)
+
+
+def _listens(node: Node) -> bool:
+    return ("0.0.0.0", SERVICE_PORT) in listening(node.pid)
+
+
+def _during(events: list[tuple[float, str]], at: float) -> str:
+    """What was broken last at the time *at*."""
+    return next((what for since, what in reversed(events) if since <= at), "before anything")
