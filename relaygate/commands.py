@@ -355,6 +355,34 @@ class Draining(amp.Command):
     errors = ERRORS
 
 
+class Probe(amp.Command):
+    """
+    internal node -> DMZ node: how does it look from where you stand?  (Since minor version 2.)
+
+    ``clock`` in the answer is the time there, in ms since 1970 (UTC); ``channel`` how many
+    microseconds a message took there and back on an idle data channel of the kind ``tls``, 0 if
+    there was none.  ``permitted`` is how many of the ports ``first`` to ``last`` on ``host`` may be
+    opened, ``looked`` how many of those were tried and ``free`` how many could be; with ``host``
+    empty none.  ``own`` is whether ``host`` is an address of that machine.
+    """
+
+    arguments = [
+        (b"tls", Flag()),
+        (b"host", Text(64)),
+        (b"first", Number(0, 65535)),
+        (b"last", Number(0, 65535)),
+    ]
+    response = [
+        (b"clock", Number(0, 2**53)),
+        (b"channel", Number(0, 2**53)),
+        (b"permitted", Number(0, 65536)),
+        (b"looked", Number(0, 65536)),
+        (b"free", Number(0, 65536)),
+        (b"own", Flag()),
+    ]
+    errors = ERRORS
+
+
 class Ping(amp.Command):
     """Both ways: is the other node there?"""
 
@@ -391,6 +419,7 @@ ALL: dict[bytes, type[amp.Command]] = {
         Ban,
         Report,
         Draining,
+        Probe,
         Ping,
         Farewell,
     )

@@ -20,6 +20,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
+from twisted.protocols import amp
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -206,6 +207,12 @@ class GatewayLink(MultiService):
         if self._uplink is None or self._minor < LISTS_SINCE_MINOR:
             return False
         return not (bans and await put_bans(self._uplink, bans))
+
+    async def ask(self, command: type[amp.Command], **arguments: Any) -> dict[str, Any]:
+        """Ask the DMZ node; raises :class:`UplinkFailed`, also if there is no uplink."""
+        if self._uplink is None:
+            raise UplinkFailed(f"there is no uplink to {self.gateway_name}")
+        return await self._uplink.ask(command, **arguments)
 
     def offer(self, services: Sequence[dict[str, Any]], kinds: Collection[bool], pool: int) -> None:
         """Offer *services* from now on, with *pool* channels of *kinds*; as the constructor has

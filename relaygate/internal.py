@@ -28,7 +28,7 @@ from relaygate.config import (
     ServiceConfig,
 )
 from relaygate.draining import drained
-from relaygate.errors import Stopping
+from relaygate.errors import Stopping, UnknownService
 from relaygate.forwards import Forwards
 from relaygate.ftprelay import FTPSettings
 from relaygate.gatewaylink import GatewayLink
@@ -39,8 +39,9 @@ from relaygate.keeper import Keeper
 from relaygate.metrics import CONTENT_TYPE, metrics
 from relaygate.outcome import Cause
 from relaygate.pipes import PipeShelf
+from relaygate.probing import Prober
 from relaygate.protocols.ftpeffects import BackendTLS, FTPPolicy, Use
-from relaygate.protocols.preamble import SessionStart
+from relaygate.protocols.preamble import PROBE, SessionReply, SessionStart
 from relaygate.protocols.statushttp import Response
 from relaygate.servicekeys import ServiceFiles, load_service_files
 from relaygate.serving import make_backends, make_checks
@@ -81,6 +82,7 @@ class InternalNode(MultiService):
         self.commands = AdminCommands()
         steering = Steering(self, reactor)
         steering.register(self.commands)
+        Prober(self, reactor).register(self.commands)
         if config.status_listen is not None:
             self._show_status(config.status_listen, steering)
         self.guard.register(self.commands)
@@ -325,6 +327,11 @@ class InternalNode(MultiService):
         return links.addCallback(lambda _: deferLater(self._reactor, LAST_TURNS_S))
 
     def _started(self, link: GatewayLink, channel: SuppliedChannel, start: SessionStart) -> None:
+        if start.service == PROBE:
+            channel.reply(SessionReply(UnknownService.code))
+            channel.leg.loseConnection()
+            return
+
         def ended(session: BackSession) -> None:
             self._sessions.discard(session)
             link.sessions -= 1

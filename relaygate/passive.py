@@ -9,6 +9,7 @@ the connection, a wish to close it, or its time.  Who is not expected is closed,
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, cast
@@ -30,7 +31,24 @@ from relaygate.protocols.proxyheader import ProxyHeader
 LISTEN_LIMIT_S = 60.0
 # So many ports of a range are tried that others of this machine turn out to hold.
 MAX_TRIES = 32
+# To try one takes some microseconds, and everybody else waits meanwhile.
+MAX_SURVEYED = 1024
 FEW = 8
+
+
+def can_bind(host: str, port: int) -> bool:
+    """Whether a listener could have *port* (0: any) on *host*, an IP address, now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As listeners have it: connections that have just ended are in nobody's way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((host, port))
+    except OSError:
+        return False
+    return True
 
 
 class PassivePort(Factory):
@@ -197,6 +215,15 @@ class PassivePorts:
             if low <= high and rule.permits(HostPort(host, low)):
                 spans.append(range(low, high + 1))
         return spans[0] if len(spans) == 1 else sorted(set(chain(*spans)))
+
+    def survey(self, host: str, ports: tuple[int, int]) -> tuple[int, int, int]:
+        """
+        How many of *ports* the policy permits on *host*, how many of these were tried (at most
+        :data:`MAX_SURVEYED`), and how many are free.  Nothing is opened.
+        """
+        allowed = self._allowed(host, ports)
+        tried = allowed[:MAX_SURVEYED]
+        return len(allowed), len(tried), sum(can_bind(host, number) for number in tried)
 
     def stranger(self, address: str, number: int) -> None:
         """Somebody whom nobody expects has connected to port *number*."""

@@ -239,7 +239,7 @@ class Transfers:
     def __init__(self, reactor: Any, shelf: PipeShelf, ports: PassivePorts) -> None:
         self._reactor = reactor
         self._shelf = shelf
-        self._ports = ports
+        self.ports = ports
         self._controls: dict[str, Control] = {}
         # By session and number; some go on when their session is over.
         self._all: dict[tuple[str, int], Transfer] = {}
@@ -301,7 +301,7 @@ class Transfers:
         """See :meth:`relaygate.uplink.IDMZEnd.open_passive`; *node* asks."""
         transfer = self._prepare(node, session, number, tls)
         try:
-            return transfer.listen(self._ports, ports, peers)
+            return transfer.listen(self.ports, ports, peers)
         except Exception as error:
             transfer.abort(Cause.POLICY, str(error))
             raise

@@ -129,6 +129,11 @@ class IDMZEnd(IUplinkEnd):
     async def await_peer(uplink: Uplink, **wish: Any) -> dict[str, Any]:
         """The same for :class:`relaygate.commands.Await`."""
 
+    async def probe(
+        uplink: Uplink, tls: bool, host: str, ports: tuple[int, int]
+    ) -> dict[str, Any]:
+        """What :class:`relaygate.commands.Probe` answers; raises ``BadArgument``."""
+
 
 class IInternalEnd(IUplinkEnd):
     """The internal node's end."""
@@ -389,6 +394,11 @@ class Uplink(amp.AMP):
     def _draining(self) -> dict[str, Any]:
         self._as(IInternalEnd).gateway_draining(self)
         return {}
+
+    @commands.Probe.responder
+    async def _probe(self, tls: bool, host: str, first: int, last: int) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._dmz_end().probe(self, tls, host, (first, last))
+        return answer
 
     @commands.Ping.responder
     def _pong(self) -> dict[str, Any]:

@@ -48,6 +48,10 @@ class PreambleError(Exception):
     """A peer sent what is no preamble, or one without the right proof."""
 
 
+# No service has this name.
+PROBE = "."
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelOpen:
     """
@@ -67,7 +71,8 @@ class ChannelOpen:
 @dataclass(frozen=True, slots=True)
 class SessionStart:
     """
-    A client has come.
+    A client has come; or, if the service is :data:`PROBE`, nobody has, and an answer is all that
+    is wanted: a node that does not know it answers as for any service that it does not know.
 
     ``session`` is the id that both nodes log, ``service`` the service's name, ``client`` and
     ``reached`` are (host, port) of the client and of the address that it reached, ``patience_ms``

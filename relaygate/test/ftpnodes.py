@@ -203,7 +203,7 @@ class FTPCase(TestCase):
     @property
     def bound(self) -> set[tuple[str, int]]:
         """The data ports that are open at the gate."""
-        return self.dmz.transfers._ports.bound
+        return self.dmz.transfers.ports.bound
 
     @property
     def running(self) -> list[Any]:

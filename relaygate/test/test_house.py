@@ -151,6 +151,7 @@ ORDER: Final = {
     "forwards": 395,
     "dmz": 400,
     "serving": 405,
+    "probing": 380,
     "steering": 410,
     "httpservice": 410,
     "internal": 420,

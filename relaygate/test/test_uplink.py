@@ -75,6 +75,7 @@ SAMPLES: dict[type[amp.Command], dict[str, Any]] = {
     commands.Ban: {"bans": [{"network": "198.51.100.0/24", "seconds": 60}]},
     commands.Report: {"page": 0},
     commands.Draining: {},
+    commands.Probe: {"tls": True, "host": "192.0.2.1", "first": 50_000, "last": 50_999},
     commands.Ping: {},
     commands.Farewell: {"reason": "bye", "superseded": False},
 }

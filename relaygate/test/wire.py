@@ -226,6 +226,12 @@ class DMZEnd(_End):
         self.bans.append(list(bans))
         return 0
 
+    async def probe(
+        self, uplink: Uplink, tls: bool, host: str, ports: tuple[int, int]
+    ) -> dict[str, Any]:
+        self._fail()
+        return dict.fromkeys(("clock", "channel", "permitted", "looked", "free"), 0) | {"own": True}
+
     def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
         self._fail()
         return {
