@@ -26,16 +26,9 @@ from relaygate.listshelf import ListShelf
 from relaygate.lobby import IHost
 from relaygate.mapped import Mapping
 from relaygate.networks import NetworkSet, network_of
-from relaygate.passive import can_bind
-from relaygate.pool import ChannelLost, ChannelPool, NoAnswer, NoChannel, PooledChannel
-from relaygate.protocols.preamble import (
-    PROBE,
-    ChannelOpen,
-    PreambleError,
-    SerialWindow,
-    SessionStart,
-    UplinkKeys,
-)
+from relaygate.outlook import look
+from relaygate.pool import ChannelPool, PooledChannel
+from relaygate.protocols.preamble import ChannelOpen, PreambleError, SerialWindow, UplinkKeys
 from relaygate.tls import HYBRID_GROUP, key_exchange, uplink_secrets
 from relaygate.transfers import Transfers
 from relaygate.uplink import IDMZEnd, Uplink, UplinkFailed
@@ -45,8 +38,6 @@ DRAIN_WORD_S = 2.0
 
 Moved = Mapping_[Counted, tuple[int, int]]
 
-# Seconds for an operator's question to go over a data channel, and as many for a channel to come.
-PROBE_LIMIT_S = 3.0
 
 
 @implementer(IDMZEnd)
@@ -221,36 +212,10 @@ class EnrolledNode:
             ],
         }
 
-    async def probe(
-        self, uplink: Uplink, tls: bool, host: str, ports: tuple[int, int]
-    ) -> dict[str, Any]:
+    async def probe(self, uplink: Uplink, **question: Any) -> dict[str, Any]:
         """See :class:`relaygate.uplink.IDMZEnd`."""
         self._demand_current()
-        answer: dict[str, Any] = {"permitted": 0, "looked": 0, "free": 0, "own": False}
-        if host:
-            if HostPort(host, 1).literal is None or ports[0] > ports[1]:
-                raise commands.BadArgument("expected an IP address, and a range of ports")
-            permitted, looked, free = self._book.transfers.ports.survey(host, ports)
-            answer |= {"permitted": permitted, "looked": looked, "free": free}
-            answer["own"] = can_bind(host, 0)
-        answer["clock"] = int(self._clock.seconds() * 1000)
-        answer["channel"] = await self._there_and_back(tls)
-        return answer
-
-    async def _there_and_back(self, tls: bool) -> int:
-        """Microseconds that an idle data channel takes for a message and its answer; 0 if none."""
-        message = SessionStart(
-            "0" * 16, PROBE, (self.address, 0), (self.address, 0), int(PROBE_LIMIT_S * 1000)
-        )
-        try:
-            channel = await self.channel(tls, PROBE_LIMIT_S, self.address)
-            began = self._clock.seconds()
-            await channel.start(message, self._clock, PROBE_LIMIT_S)
-        except (NoChannel, NoAnswer, ChannelLost):
-            return 0
-        took = self._clock.seconds() - began
-        channel.leg.abortConnection()
-        return max(1, int(took * 1_000_000))
+        return await look(self._book.transfers.ports, self.channel, self._clock, **question)
 
     def _demand_current(self) -> None:
         if not self._book.is_current(self):

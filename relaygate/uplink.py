@@ -129,10 +129,8 @@ class IDMZEnd(IUplinkEnd):
     async def await_peer(uplink: Uplink, **wish: Any) -> dict[str, Any]:
         """The same for :class:`relaygate.commands.Await`."""
 
-    async def probe(
-        uplink: Uplink, tls: bool, host: str, ports: tuple[int, int]
-    ) -> dict[str, Any]:
-        """What :class:`relaygate.commands.Probe` answers; raises ``BadArgument``."""
+    async def probe(uplink: Uplink, **question: Any) -> dict[str, Any]:
+        """What :class:`relaygate.commands.Probe` answers to its own arguments."""
 
 
 class IInternalEnd(IUplinkEnd):
@@ -396,8 +394,8 @@ class Uplink(amp.AMP):
         return {}
 
     @commands.Probe.responder
-    async def _probe(self, tls: bool, host: str, first: int, last: int) -> dict[str, Any]:
-        answer: dict[str, Any] = await self._dmz_end().probe(self, tls, host, (first, last))
+    async def _probe(self, **question: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._dmz_end().probe(self, **question)
         return answer
 
     @commands.Ping.responder

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from relaygate import __version__
-from relaygate.cli import bans, check, init, node, pki, transfers
+from relaygate.cli import bans, check, doctor, init, node, pki, transfers
 
 __all__ = ["main", "run"]
 
@@ -59,5 +59,6 @@ def _parser() -> argparse.ArgumentParser:
     check.add_parser(subparsers)
     node.add_parser(subparsers)
     bans.add_parser(subparsers)
+    doctor.add_parser(subparsers)
     transfers.add_parser(subparsers)
     return parser

@@ -152,6 +152,7 @@ ORDER: Final = {
     "dmz": 400,
     "serving": 405,
     "probing": 380,
+    "outlook": 365,
     "steering": 410,
     "httpservice": 410,
     "internal": 420,

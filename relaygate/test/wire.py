@@ -226,9 +226,7 @@ class DMZEnd(_End):
         self.bans.append(list(bans))
         return 0
 
-    async def probe(
-        self, uplink: Uplink, tls: bool, host: str, ports: tuple[int, int]
-    ) -> dict[str, Any]:
+    async def probe(self, uplink: Uplink, **question: Any) -> dict[str, Any]:
         self._fail()
         return dict.fromkeys(("clock", "channel", "permitted", "looked", "free"), 0) | {"own": True}
 
