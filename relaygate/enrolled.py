@@ -388,8 +388,7 @@ class NodeBook:
         self._by_name[node.name] = node
         self._by_id[node.keys.uplink_id] = node
         if older is not None:
-            # Listeners are handed over, not closed; then the older one goes, whatever state it is
-            # in.
+            # Listeners are handed over, not closed; then the older one goes, however it is.
             self.listeners.replace(older, node)
             del self._by_id[older.keys.uplink_id]
             older.supersede(self._generation)

@@ -221,7 +221,7 @@ class PassivePorts:
         How many of *ports* the policy permits on *host*, how many of these were tried (at most
         :data:`MAX_SURVEYED`), and how many are free.  Nothing is opened.
         """
-        allowed = self._allowed(host, ports)
+        allowed = self.allowed(host, ports)
         tried = allowed[:MAX_SURVEYED]
         return len(allowed), len(tried), sum(can_bind(host, number) for number in tried)
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from relaygate.cli.backends import backend_findings
+from relaygate.cli.entries import entry_findings
 from relaygate.cli.findings import Finding
 from relaygate.cli.lookout import gateway_findings, identity_of, key_findings
 from relaygate.cli.running import node_findings
@@ -77,6 +78,9 @@ def findings(
     yield from node_findings(services, arguments.socket or config.admin_socket)
     for service in services:
         yield from backend_findings(service)
+    for forward in config.forwards:
+        if arguments.service in (None, forward.name):
+            yield from entry_findings(forward)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -85,8 +89,10 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         config = load(arguments.config, "internal")
         assert isinstance(config, InternalConfig)
-        if arguments.service not in (None, *(each.name for each in config.services)):
-            names = ", ".join(each.name for each in config.services)
+        known = [each.name for each in config.services]
+        known += [each.name for each in config.forwards]
+        if arguments.service not in (None, *known):
+            names = ", ".join(known)
             print(f"relaygate doctor: the file has no such service: {names}", file=sys.stderr)
             return _UNUSABLE
         walk = findings(config, arguments, datetime.now(UTC))

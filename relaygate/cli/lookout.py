@@ -133,6 +133,8 @@ def _secured(
         return Finding("tls", what, "ok", seen)
     except PeerNotAllowed as error:
         return bad(str(error), "mend gateway.name, or the address: another node answers there")
+    except SSL.SysCallError:
+        return bad(*_closed(b""))
     except SSL.Error as error:
         return bad(*_refusal(error))
     except OSError as error:

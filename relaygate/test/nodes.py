@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from twisted.trial.unittest import TestCase
@@ -60,12 +61,21 @@ class Node(Program):
 
 
 class Authority:
-    """A CA that lives as long as one test, and whose certificates are valid from now on."""
+    """
+    A CA that lives as long as one test, and whose certificates are valid from now on, or from
+    *days_off* days later.
+    """
 
-    def __init__(self, case: TestCase) -> None:
+    def __init__(self, case: TestCase, *, days_off: int = 0) -> None:
         self.folder = new_folder(case)
-        self._now = datetime.now(UTC)
+        self._now = datetime.now(UTC) + timedelta(days=days_off)
         self._ca = pki.make_ca("relaygate test", self._now, _DAYS)
+
+    def elsewhere(self, case: TestCase) -> Authority:
+        """The same CA, with a folder of its own for what it issues."""
+        other = copy.copy(self)
+        other.folder = new_folder(case)
+        return other
 
     def identity(self, name: str, role: Role) -> str:
         """Write a new key and certificate for *name*; return the ``[identity]`` table for them."""

@@ -1,0 +1,424 @@
+"""``relaygate doctor`` against thirty faults, each of which it has to find in its own place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import ssl
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from relaygate.identity import Role
+from relaygate.test.certificates import ServerCA
+from relaygate.test.gateway import Gateway, service
+from relaygate.test.netns import Network
+from relaygate.test.nodes import Authority
+from relaygate.test.peers import Server
+from relaygate.test.programs import Where, completed, new_folder
+from relaygate.test.test_cli import call
+
+INSIDE = Network.private_address
+DMZ = Network.dmz_inner_address
+PASSIVE = "50000-50009"
+
+# The clock of a DMZ node is two days off: patched before anything else asks for the time.
+CLOCK_OFF = "import time; real = time.time; time.time = lambda: real() + 2 * 86400"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """
+    One thing that is wrong: what, the hop that must say so, and a word of what was seen and of the
+    cure.
+    """
+
+    name: str
+    hop: str
+    seen: str
+    cure: str
+    state: str = "bad"
+
+
+def ssh_server(peer: socket.socket) -> None:
+    """Say who one is, as a server does first."""
+    peer.sendall(b"SSH-2.0-test\r\n")
+    peer.recv(1024)
+
+
+def mute(peer: socket.socket) -> None:
+    """Say nothing."""
+    peer.recv(1024)
+
+
+def http_server(peer: socket.socket) -> None:
+    """Answer anything by HTTP."""
+    peer.recv(1024)
+    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
+def ftp_server(tls: ssl.SSLContext | None) -> Callable[[socket.socket], None]:
+    """Greet, and begin TLS on AUTH TLS, or refuse it."""
+
+    def serve(peer: socket.socket) -> None:
+        peer.sendall(b"220-Hello\r\n220 ready\r\n")
+        asked = peer.recv(1024)
+        if asked != b"AUTH TLS\r\n" or tls is None:
+            peer.sendall(b"502 no\r\n")
+            return
+        peer.sendall(b"234 go on\r\n")
+        try:
+            tls.wrap_socket(peer, server_side=True).recv(1)
+        except ssl.SSLError:
+            pass
+
+    return serve
+
+
+class FaultTests(TestCase):
+    """One gateway that works, and faults beside it."""
+
+    timeout = 600
+
+    def setUp(self) -> None:
+        self.missed: list[str] = []
+        self.queued: list[Deferred[Any]] = []
+        self.rows: list[tuple[Fault, dict[str, Any]]] = []
+        self.one_by_one = DeferredSemaphore(4)
+
+    async def doctor(self, config: Path, *flags: str) -> list[dict[str, Any]]:
+        """What it finds with *config*, from the private network."""
+        argv = [sys.executable, "-c", "from relaygate.cli.main import run; run()"]
+        argv += ["doctor", "--json", "--config", str(config), *flags]
+        done = await completed(self, argv, where=self.gateway.private, timeout=120)
+        found: list[dict[str, Any]] = json.loads(done.output or b"null")
+        bad = any(each["state"] == "bad" for each in found)
+        self.assertEqual(done.status, (2 if found[0]["state"] == "bad" else 1) if bad else 0)
+        return found
+
+    async def check(self, fault: Fault, config: Path, *flags: str) -> None:
+        """The doctor must find *fault*, and name its hop and cure."""
+        found = await self.doctor(config, *flags)
+        fitting = [
+            each
+            for each in found
+            if (each["state"], each["hop"]) == (fault.state, fault.hop)
+            and fault.seen in each["seen"]
+        ]
+        if not fitting:
+            lines = "\n".join(str(each) for each in found if each["state"] != "ok")
+            self.missed.append(f"{fault.name}: {fault.hop} does not say {fault.seen!r}:\n{lines}")
+            return
+        self.assertIn(fault.cure, fitting[0]["cure"], fault.name)
+        self.rows.append((fault, fitting[0]))
+
+    def queue(self, fault: Fault, config: Path, *flags: str) -> None:
+        """Check it beside others, some at a time."""
+        self.queued.append(
+            self.one_by_one.run(
+                lambda: Deferred.fromCoroutine(self.check(fault, config, *flags))
+            )
+        )
+
+    async def wait(self) -> None:
+        """All that was queued has been found."""
+        queued, self.queued = self.queued, []
+        await gatherResults(queued, consumeErrors=True)
+
+    def variant(self, change: Callable[[str], str]) -> Path:
+        """The node's file with a change in it."""
+        file = new_folder(self) / "internal.toml"
+        text = self.gateway.node.config_file.read_text()
+        changed = change(text)
+        self.assertNotEqual(text, changed)
+        file.write_text(changed)
+        return file
+
+    def replaced(self, old: str, new: str) -> Path:
+        """The same, by one replacement."""
+        return self.variant(lambda text: text.replace(old, new))
+
+    def with_identity(self, authority: Authority, name: str, role: Role) -> Path:
+        """The node's file with another identity."""
+        return self.variant(
+            lambda text: text[: text.index("[identity]")] + authority.identity(name, role)
+        )
+
+    def with_more(self, text: str) -> Path:
+        """The node's file with one more service."""
+        return self.variant(lambda before: text + before)
+
+    async def test_thirty_faults(self) -> None:
+        """Each is told at the right hop with the right cure, and where all is well nothing is."""
+        ca = ServerCA(self)
+        good, foreign = ca.issue(INSIDE), ServerCA(self).issue(INSIDE)
+        other_name = ca.issue("other.private.example")
+        socket_path = Path(f"/run/relaygate-test-{os.getpid()}.sock")
+        self.addCleanup(socket_path.unlink, missing_ok=True)
+        tls = (
+            f'[service.backend_tls]\nmode = "explicit"\nca = "{ca.file}"\n'
+            f'[service.ftp]\npassive_ports = "{PASSIVE}"\n'
+        )
+        services = [
+            f'[admin]\nsocket = "{socket_path}"\n',
+            service("sftp", "ssh", 2222, f"{INSIDE}:2022"),
+            service("ftp", "ftp", 2121, f"{INSIDE}:2021") + tls,
+        ]
+        self.gateway = gateway = Gateway(
+            self,
+            services,
+            listen=["0.0.0.0:2000-3000", f"0.0.0.0:{PASSIVE}", "0.0.0.0:51000-51001"],
+        )
+        gateway.backend(ssh_server, 2022)
+        for port, certified in ((2021, good), (2031, foreign), (2041, other_name)):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certified.certificate, certified.key)
+            gateway.backend(ftp_server(context), port)
+        gateway.backend(ftp_server(None), 2051)
+        gateway.backend(http_server, 2080)
+        gateway.backend(mute, 2090)
+        gateway.backend(None, 2091)
+        await gateway.start()
+        file = gateway.node.config_file
+
+        # -- nothing is wrong
+        found = await self.doctor(file)
+        self.assertEqual([each for each in found if each["state"] in ("bad", "skipped")], [])
+        hops = {each["hop"] for each in found}
+        self.assertEqual(
+            hops,
+            {"file", "keys", "tcp", "tls", "node", "uplink", "versions", "policy", "clock"}
+            | {"channel", "passive", "backend"},
+        )
+
+        # -- the file, the keys
+        self.queue(
+            Fault("unknown key", "file", "did you mean listen", "docs/configuration"),
+            self.replaced('listen = "0.0.0.0:2222"', 'lisen = "0.0.0.0:2222"'),
+        )
+        self.queue(
+            Fault("no TOML", "file", "expected TOML", "docs/configuration"),
+            self.variant(lambda text: text + "[["),
+        )
+        self.queue(
+            Fault("no file", "file", "expected a readable file", "docs/configuration"),
+            new_folder(self) / "none.toml",
+        )
+        for name, change, seen, cure in (
+            ("key of mode 0644", lambda key: key.chmod(0o644), "open to group or others", "chmod"),
+            ("key is missing", lambda key: key.unlink(), "does not exist", "check the path"),
+            ("key of another pair", self.swap_key, "does not belong", "take the pair"),
+            ("key is damaged", lambda key: key.write_text("x"), "no PEM private key", "name the"),
+        ):
+            authority = self.copied_authority()
+            config = self.with_identity(authority, "node-a", Role.INTERNAL)
+            change(authority.folder / "node-a.key")
+            self.queue(Fault(name, "keys", seen, cure), config)
+        for name, days, seen, cure in (
+            ("certificate has expired", -500, "expired", "renew"),
+            ("clock two days behind", 2, "is not valid before", "clock"),
+        ):
+            authority = Authority(self, days_off=days)
+            self.queue(
+                Fault(name, "keys", seen, cure),
+                self.with_identity(authority, "node-a", Role.INTERNAL),
+            )
+        self.queue(
+            Fault("certificate for the other role", "keys", "is a certificate for", "--role"),
+            self.with_identity(self.copied_authority(), "node-a", Role.DMZ),
+        )
+        await self.wait()
+
+        # -- the way to the DMZ node
+        uplink = f"{DMZ}:7443"
+        self.queue(
+            Fault("another CA", "tls", "another CA", "ca.pem"),
+            self.with_identity(Authority(self), "node-a", Role.INTERNAL),
+        )
+        self.queue(
+            Fault("name not in uplink.nodes", "tls", "hangs up", "uplink.nodes"),
+            self.with_identity(self.copied_authority(), "node-x", Role.INTERNAL),
+        )
+        self.queue(
+            Fault("wrong gateway.name", "tls", "is not 'dmz-2'", "gateway.name"),
+            self.replaced('name = "dmz"', 'name = "dmz-2"'),
+        )
+        self.queue(
+            Fault("no such host", "resolve", "no address", "resolver"),
+            self.replaced(f'"{uplink}"', '"dmz.invalid:7443"'),
+        )
+        self.queue(
+            Fault("nothing listens there", "tcp", "refuses", "start the DMZ node"),
+            self.replaced(f'"{uplink}"', f'"{DMZ}:7444"'),
+        )
+        dmz: Where = (gateway.network, "dmz")
+        Server(self, dmz, DMZ, 7500, ssh_server)
+        Server(self, dmz, DMZ, 7501, None)
+        self.queue(
+            Fault("another program at the uplink's port", "tls", "not speak TLS", "uplink.listen"),
+            self.replaced(f'"{uplink}"', f'"{DMZ}:7500"'),
+        )
+        self.queue(
+            Fault("a firewall that takes and says nothing", "tls", "not speak TLS", "firewall"),
+            self.replaced(f'"{uplink}"', f'"{DMZ}:7501"'),
+        )
+        # -- the backends
+        for name, port, seen, cure in (
+            ("backend down", 2999, "refuses the connection", "start the backend"),
+            ("backend speaks HTTP, not SSH", 2080, "says nothing", "backends"),
+            ("backend says nothing", 2090, "says nothing", "backends"),
+            ("backend is FTP, not SSH", 2051, "it is not SSH", "backends"),
+        ):
+            self.queue(
+                Fault(name, "backend", seen, cure),
+                self.replaced(f"{INSIDE}:2022", f"{INSIDE}:{port}"),
+                "sftp",
+            )
+        for name, port, seen, cure in (
+            ("backend's certificate of another CA", 2031, "another CA", "backend_tls.ca"),
+            ("backend's certificate for another name", 2041, "not for", "backend_tls.name"),
+            ("backend without AUTH TLS", 2051, "refuses AUTH TLS", "switch TLS on"),
+            ("backend is SSH, not FTP", 2022, "not FTP", "backends"),
+        ):
+            self.queue(
+                Fault(name, "backend", seen, cure),
+                self.replaced(f"{INSIDE}:2021", f"{INSIDE}:{port}"),
+                "ftp",
+            )
+        self.queue(
+            Fault("backend begins without TLS", "backend", "does not begin with TLS", "explicit"),
+            self.replaced('mode = "explicit"', 'mode = "on"'),
+            "ftp",
+        )
+        self.queue(
+            Fault("no [admin] socket", "node", "no [admin] socket", "add [admin]", "skipped"),
+            self.replaced(f'[admin]\nsocket = "{socket_path}"\n', ""),
+        )
+        self.queue(
+            Fault("a service not reloaded", "node", "does not know it", "relaygate reload"),
+            self.with_more(service("new", "tcp", 2300, f"{INSIDE}:2022")),
+            "new",
+        )
+        # -- FTP's ports, as the DMZ node sees them
+        ports = f'passive_ports = "{PASSIVE}"'
+        for port in (51000, 51001):
+            Server(self, dmz, "0.0.0.0", port, None)
+        for name, new, seen, cure in (
+            ("passive range not permitted", '"40000-40009"', "permits none", "policy.listen"),
+            ("passive range taken", '"51000-51001"', "none of the ports", "another range"),
+            (
+                "public address of the private network",
+                f'"{PASSIVE}"\npublic_address = "10.1.2.3"',
+                "not an address of the DMZ node",
+                "that partners dial",
+            ),
+        ):
+            self.queue(
+                Fault(name, "passive", seen, cure),
+                self.replaced(ports, f"passive_ports = {new}"),
+                "ftp",
+            )
+        await self.wait()
+
+        # -- firewalls
+        inside = gateway.network
+        for verdict, seen, cure in (
+            ("drop", "something drops it", "firewalls"),
+            ("reject with tcp reset", "refuses the connection", "a firewall that rejects"),
+        ):
+            for name, hop, port in (("DMZ node", "tcp", 7443), ("backend", "backend", 2022)):
+                rule = f"tcp dport {port} tcp flags & (syn|ack) == syn {verdict}"
+                self.firewall(rule)
+                await self.check(Fault(f"firewall: {name}, {verdict}", hop, seen, cure), file)
+                inside.run("private", ["nft", "delete", "table", "inet", "fault"])
+
+        # -- the DMZ node itself
+        await gateway.node.stop()
+        wrong = [
+            service("low", "tcp", 1999, f"{INSIDE}:2022"),
+            service("taken", "tcp", 2555, f"{INSIDE}:2022"),
+        ]
+        Server(self, dmz, "0.0.0.0", 2555, None)
+        self.queue(
+            Fault("the node does not run", "node", "no answer", "start it"), file
+        )
+        await self.wait()
+        gateway.node.configure(
+            "".join([*services[:1], *wrong, *services[1:]])
+            + f'[[gateway]]\naddress = "{uplink}"\nname = "dmz"\n'
+        )
+        await gateway.dmz.stop()
+        gateway.dmz.begin_with(CLOCK_OFF)
+        gateway.dmz.start()
+        gateway.node.start()
+        await gateway.node.logged("services declared: ", timeout=60)
+        for fault in (
+            Fault("clock of the DMZ node two days off", "clock", "ahead of ours", "NTP"),
+            Fault("policy too narrow", "policy", "does not permit", "policy.listen"),
+            Fault("port already bound in the DMZ", "policy", "in use", "ss -ltnp"),
+        ):
+            self.queue(fault, file)
+        await self.wait()
+        self.show()
+        self.assertEqual(self.missed, [], "\n".join(self.missed))
+        self.assertGreaterEqual(len(self.rows), 30)
+
+    def firewall(self, rule: str) -> None:
+        """Let packets that leave private, also for itself, meet *rule*."""
+        rules = "table inet fault {\nchain leaving {\ntype filter hook output priority filter;\n"
+        self.gateway.network.run("private", ["nft", "-f", "-"], stdin=f"{rules}{rule}\n}}\n}}\n")
+
+    def copied_authority(self) -> Authority:
+        """The gateway's own CA, with a folder of its own for what it issues."""
+        return self.gateway.authority.elsewhere(self)
+
+    def swap_key(self, key: Path) -> None:
+        """Put the key of another certificate in its place."""
+        other = Authority(self)
+        other.identity("node-a", Role.INTERNAL)
+        shutil.copy(other.folder / "node-a.key", key)
+
+    def show(self) -> None:
+        """Print the table."""
+        lines = [f"{'fault':<42}{'hop':<9}{'what the doctor says, and the cure'}"]
+        for fault, finding in self.rows:
+            lines.append(f"{fault.name:<42}{finding['hop']:<9}{finding['seen']}")
+            lines.append(f"{'':<51}-> {finding['cure']}")
+        sys.stdout.write("\n" + "\n".join(lines) + "\n")
+
+
+class OutputTests(SynchronousTestCase):
+    """What people and programs read."""
+
+    def setUp(self) -> None:
+        self.file = Path(self.mktemp()).absolute()
+        self.file.write_text("[identity]\n")
+
+    def test_words(self) -> None:
+        """A line for each mistake with its cure, and no colours where there is no terminal."""
+        status, out, _ = call("doctor", "--config", str(self.file))
+        self.assertEqual(status, 2)
+        self.assertIn("bad     file", out)
+        self.assertIn("-> ", out)
+        self.assertNotIn("\x1b", out)
+
+    def test_json(self) -> None:
+        """JSON has every field of every finding."""
+        status, out, _ = call("doctor", "--json", "--config", str(self.file))
+        rows = json.loads(out)
+        self.assertEqual(status, 2)
+        self.assertEqual(set(rows[0]), {"hop", "what", "state", "seen", "cure"})
+
+    def test_service_that_is_not_there(self) -> None:
+        """It says which there are."""
+        root = Path(__file__).parents[2]
+        status, _, err = call("doctor", "moon", "--config", str(root / "etc" / "internal.toml"))
+        self.assertEqual(status, 2)
+        self.assertIn("sftp", err)
