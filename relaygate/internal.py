@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from OpenSSL import SSL
 from twisted.application.service import MultiService
@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from relaygate import __version__
 from relaygate.addresses import HostPort
@@ -27,6 +28,8 @@ from relaygate.config import (
     InternalConfig,
     ServiceConfig,
 )
+from relaygate.dataway import TransferFailed
+from relaygate.dial import error_words
 from relaygate.draining import drained
 from relaygate.errors import Stopping, UnknownService
 from relaygate.forwards import Forwards
@@ -381,7 +384,11 @@ def _ftp(service: ServiceConfig, ftp: FTPConfig, reactor: Any) -> FTPSettings:
         if HostPort(host, 0).literal is not None:
             return succeed(host)
         found: Deferred[str] = reactor.resolve(host)
-        return found
+        return found.addErrback(unknown, host)
+
+    def unknown(failure: Failure, host: str) -> NoReturn:
+        words = error_words(failure.value)
+        raise TransferFailed(f"public_address {host} cannot be resolved: {words}") from None
 
     return FTPSettings(
         policy=FTPPolicy(

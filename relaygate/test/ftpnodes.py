@@ -61,10 +61,10 @@ def free_port(host: str) -> int:
     return number
 
 
-def key_files(case: TestCase) -> KeyFiles:
-    """A service's certificate and key, in files."""
+def key_files(case: TestCase, *names: str) -> KeyFiles:
+    """A service's certificate (for *names*) and key, in files."""
     folder = new_folder(case)
-    key = service_key()
+    key = service_key(*names)
     files = KeyFiles(folder / "service.pem", folder / "service.key")
     files.certificate.write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in key.chain))
     files.key.write_bytes(key.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -85,13 +85,18 @@ class FTPCase(TestCase):
         backend_tls: Literal["off", "explicit", "on"] = "off",
         max_sessions: int = 0,
         idle_timeout_s: float | None = None,
+        clock: Any = reactor,
         **ftp: Any,
     ) -> None:
-        """Start all; *ftp* is more of :class:`relaygate.config.FTPConfig`."""
+        """
+        Start all; *ftp* is more of :class:`relaygate.config.FTPConfig`, and *clock* the nodes'
+        reactor.
+        """
         self.patch(parting, "PARTING_LIMIT_S", 0.3)
         self.backend = Backend(BACKEND, implicit=backend_tls == "on")
         self.addCleanup(self.backend.close)
         self.port, uplink = free_port(GATE), free_port(GATE)
+        self.keys = None if tls == "off" else key_files(self)
         service = ServiceConfig(
             "svc",
             protocol,
@@ -99,7 +104,7 @@ class FTPCase(TestCase):
             (HostPort(BACKEND, self.backend.port),),
             max_sessions=max_sessions,
             idle_timeout_s=idle_timeout_s,
-            tls=None if tls == "off" else key_files(self),
+            tls=self.keys,
             backend_tls=self._backend_tls(backend_tls),
             ftp=FTPConfig(SPAN, **{"tls": tls, "data_tls": tls, **ftp}),
         )
@@ -107,13 +112,13 @@ class FTPCase(TestCase):
         self.dmz = DMZNode(
             DMZConfig(_NOWHERE, HostPort(GATE, uplink), ("node-a",), rules),
             identity("dmz", Role.DMZ),
-            reactor,
+            clock,
         )
         gateway = GatewayConfig(HostPort(GATE, uplink), "dmz", pool=2)
         self.node = InternalNode(
             InternalConfig(_NOWHERE, (gateway,), (service,), LogConfig()),
             identity("node-a", Role.INTERNAL),
-            reactor,
+            clock,
         )
         for node in (self.dmz, self.node):
             node.startService()
