@@ -165,10 +165,14 @@ class HTTPCase(SessionCase):
     """Both nodes with a service of HTTP, whose backend is :attr:`script`."""
 
     async def serve(self, *answers: Any, protocol: Any = "http", **keys: Any) -> Script:
-        """Start them; *keys* are of :class:`HTTPConfig`, or those in *service*."""
+        """
+        Start them; *keys* are of :class:`HTTPConfig`, or those in *service*.
+
+        *over* is what the script is behind.
+        """
         self.script = Script(*answers)
-        service = keys.pop("service", {})
-        await self.start(protocol, self.script, http=HTTPConfig(**keys), **service)
+        service, over = keys.pop("service", {}), keys.pop("over", lambda script: script)
+        await self.start(protocol, over(self.script), http=HTTPConfig(**keys), **service)
         return self.script
 
     def asking(self, work: Callable[..., bytes], *args: Any) -> Deferred[bytes]:
