@@ -160,18 +160,20 @@ async def run(
     servers: Servers,
     reach: Callable[[Backend], Reach],
     where: Where,
+    *,
+    clients: Iterable[Client] = CLIENTS,
 ) -> Results:
     """
-    Try cells, some at a time, with clients in the place *where*.
+    Try cells, some at a time, with *clients* in the place *where*.
 
     *reach* tells what they connect to; the files are those of the *servers* in any case.
     """
-    clients = {client.name: client for client in CLIENTS}
+    named = {client.name: client for client in clients}
     slots = DeferredSemaphore(_AT_ONCE)
 
     async def attempt(cell: Cell) -> tuple[Cell, Result]:
         server = servers.by_backend[cell.backend]
-        return cell, await _attempt(case, clients[cell.client], cell, server, reach, where)
+        return cell, await _attempt(case, named[cell.client], cell, server, reach, where)
 
     def started(cell: Cell) -> Deferred[tuple[Cell, Result]]:
         return slots.run(lambda: Deferred.fromCoroutine(attempt(cell)))
