@@ -231,6 +231,7 @@ def _ftp(config: ForwardConfig, ftp: ForwardFTPConfig, reactor: Any) -> FTPSetti
             backend_data=partner.data,
             backend_active=ftp.mode == "active",
             backend_as_client=ftp.mode == "as-client",
+            hides_host=True,
         ),
         kind=lambda protected: config.tls_channel(0, protected=protected),
         public=ftp.public_address,

@@ -104,7 +104,8 @@ class FTPPolicy:
     connection.  ``backend`` is the backend's, and ``backend_data`` whether its transfers are
     protected too, where its control connection is.  With ``backend_active`` the backend dials
     its transfers, else it waits for them; with ``backend_as_client`` it does what the client asks
-    for with each.
+    for with each.  With ``hides_host`` HOST is not passed on: it names whom the client has reached,
+    which is nobody that the backend should hear of.
     """
 
     control: Use = Use.OFF
@@ -114,6 +115,7 @@ class FTPPolicy:
     backend_data: bool = True
     backend_active: bool = False
     backend_as_client: bool = False
+    hides_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,8 @@ def _refuse(_core: Core, _command: Command) -> Exchange | Reply:
 
 def _host(core: Core, command: Command) -> Exchange | Reply:
     """HOST, which names the server before the user is named (RFC 7151, section 3)."""
+    if core.policy.hides_host:
+        return _NOT_HERE
     named = command.words.decode("latin-1").strip("[]").rstrip(".").lower()
     if core.user is not None:
         return Reply.of(503, "HOST comes before USER.")

@@ -140,6 +140,15 @@ class FTPTests(FTPForwardCase):
         program.close()
         await self.all_over()
 
+    async def test_host(self) -> None:
+        """Requirement 88: HOST names the entry, which no partner is to hear of."""
+        entry = await self.start()
+        program = self.program(entry)
+        await program.reply(220)
+        await program.ask(f"HOST {INSIDE}".encode(), 502)
+        await program.ask(b"USER mina", 331)
+        self.assertEqual(self.server.controls[-1].commands, [b"USER mina"])
+
     async def test_upload(self) -> None:
         """What a program sends is whole at the partner's before it hears so."""
         entry = await self.start()
