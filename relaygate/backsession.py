@@ -264,7 +264,6 @@ class BackSession(WebSession):
             reason=reason,
         )
 
-
     async def _reach(self, backends: Backends, end: float) -> tuple[Backend, Leg]:
         """One of *backends*, until *end*, and a leg to it.  Raises a :class:`Refusal`."""
         address = self.start.client[0]

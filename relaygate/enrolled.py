@@ -39,7 +39,6 @@ DRAIN_WORD_S = 2.0
 Moved = Mapping_[Counted, tuple[int, int]]
 
 
-
 @implementer(IDMZEnd)
 class EnrolledNode:
     """

@@ -59,9 +59,7 @@ class BackendPool:
     @property
     def proven(self) -> bool:
         """Whether a backend was reached just now."""
-        return any(self._idle.values()) or (
-            self._reactor.seconds() - self._proven_at < PROOF_S
-        )
+        return any(self._idle.values()) or (self._reactor.seconds() - self._proven_at < PROOF_S)
 
     async def get(self, backend: HostPort, limit_s: float, *, steady: bool) -> tuple[Leg, bool]:
         """
@@ -201,5 +199,3 @@ class _Idle(Protocol):
         """See :class:`twisted.internet.interfaces.IProtocol`."""
         self._forget()
         self._gone(self)
-
-

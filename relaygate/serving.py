@@ -11,13 +11,12 @@ from relaygate.balance import Group, Member, Persistence
 from relaygate.config import BackendConfig, ServiceConfig
 from relaygate.marks import CheckRule, Health, MarkRule
 from relaygate.protocols.probes import FTPProbe, HTTPProbe, Probe, SSHProbe
+from relaygate.protocols.proxyheader import LOCAL
 from relaygate.servicetls import BackendTLS
 from relaygate.watch import Checks
 
 
-def make_backends(
-    config: ServiceConfig, chosen: Sequence[HostPort], reactor: Any
-) -> Backends:
+def make_backends(config: ServiceConfig, chosen: Sequence[HostPort], reactor: Any) -> Backends:
     """The *chosen* backends, its own or a route's, of the service that *config* describes."""
     persistence = None
     if config.persistence is not None and config.persistence.by == "source":
@@ -46,6 +45,7 @@ def make_checks(config: ServiceConfig, tls: Callable[[], BackendTLS | None]) -> 
         probe=_probe_maker(config),
         interval_s=None if health.check == "none" else health.interval_s,
         timeout_s=health.timeout_s,
+        header=LOCAL[config.proxy_protocol],
         tls=tls if config.backend_tls.mode == "on" else lambda: None,
     )
 

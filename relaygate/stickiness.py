@@ -50,9 +50,7 @@ class StickyCookie:
             secure,
         )
 
-    def find(
-        self, value: bytes, backends: Sequence[str], now: float
-    ) -> tuple[str | None, float]:
+    def find(self, value: bytes, backends: Sequence[str], now: float) -> tuple[str | None, float]:
         """The one of *backends* that *value* is for, and for how many seconds it still counts."""
         if not _VALUE.fullmatch(value):
             return None, 0.0

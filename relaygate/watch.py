@@ -41,13 +41,15 @@ class Checks:
     How backends are looked at.
 
     *probe* makes a probe for an address; *interval_s* is None where only marked ones are looked
-    at; *tls* gives the TLS of the moment, or None for none.
+    at; *tls* gives the TLS of the moment, or None for none; *header* is the PROXY header that says
+    that we speak for nobody, where backends demand one (requirement 75).
     """
 
     probe: Callable[[HostPort], Probe]
     interval_s: float | None
     timeout_s: float
     tls: Callable[[], BackendTLS | None]
+    header: bytes = b""
 
 
 class CheckFailed(Exception):
@@ -121,6 +123,8 @@ async def check(reactor: Any, address: HostPort, checks: Checks) -> None:
     except DialFailed as error:
         raise CheckFailed(str(error)) from None
     try:
+        if checks.header:
+            leg.write(checks.header)
         tls = checks.tls()
         if tls is not None:
             await _secure(reactor, leg, tls, address.host)

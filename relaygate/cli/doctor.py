@@ -66,9 +66,7 @@ def findings(
     config: InternalConfig, arguments: argparse.Namespace, now: datetime
 ) -> Iterator[Finding]:
     """Every hop in order; one that fails keeps none from being looked at that can be."""
-    services = tuple(
-        each for each in config.services if arguments.service in (None, each.name)
-    )
+    services = tuple(each for each in config.services if arguments.service in (None, each.name))
     yield Finding("file", str(arguments.config), "ok", "every key is understood")
     identity, finding = identity_of(config, now)
     yield finding

@@ -143,9 +143,7 @@ def _secured(
 
 
 def _closed(how: object) -> tuple[str, str]:
-    seen = (
-        "the DMZ node does the handshake and hangs up" if not how else f"it hangs up: {how}"
-    )
+    seen = "the DMZ node does the handshake and hangs up" if not how else f"it hangs up: {how}"
     cure = "put this node's name into uplink.nodes of its dmz.toml, and reload it"
     return seen, f"{cure}; its log says whom it turned away"
 

@@ -121,9 +121,7 @@ def _listener(
         if "polic" in reason or "permit" in reason:
             cure = f'add "{service.listen}" to policy.listen of its dmz.toml, and reload it'
         elif "use" in reason:
-            cure = (
-                f"find out who has {service.listen} there (ss -ltnp), or choose another address"
-            )
+            cure = f"find out who has {service.listen} there (ss -ltnp), or choose another address"
         elif "Permission" in reason or "capab" in reason.lower():
             cure = "a port below 1024 needs CAP_NET_BIND_SERVICE: use the unit in etc/"
         else:

@@ -13,8 +13,15 @@ from relaygate.config.ftp import network
 from relaygate.config.schema import Key, ListOf, Reader, Section, Table, Tables, Value
 from relaygate.config.shared import PATH, choice, flag, integer, seconds, text_of
 
-__all__ = ["HTTP", "HTTP_PROTOCOLS", "HTTPConfig", "RouteConfig", "check_http",
-    "check_not_http", "http_fields"]
+__all__ = [
+    "HTTP",
+    "HTTP_PROTOCOLS",
+    "HTTPConfig",
+    "RouteConfig",
+    "check_http",
+    "check_not_http",
+    "http_fields",
+]
 
 HTTP_PROTOCOLS = ("http", "https")
 _DAY_S = 24 * 3600
@@ -253,9 +260,7 @@ def _check_backends(reader: Reader, where: str, tls: dict[str, Any], *, opened: 
     if mode == "off":
         for name in ("ca", "name"):
             if name in tls:
-                reader.wrong(
-                    f"{where}.backend_tls.mode", f'expected "on" with {name}, found "off"'
-                )
+                reader.wrong(f"{where}.backend_tls.mode", f'expected "on" with {name}, found "off"')
     elif mode == "on" and "ca" not in tls:
         reader.wrong(f"{where}.backend_tls.ca", "missing, expected a path")
 

@@ -322,6 +322,8 @@ def _bans_from(fields: dict[str, Any]) -> BansConfig:
     if "never" in built:
         built["never"] = NetworkSet.of(built["never"])
     return BansConfig(**built)
+
+
 def _service(row: dict[str, Any], folder: Path) -> ServiceConfig:
     return ServiceConfig(**http_fields(balancing_fields(ftp_fields(row, folder)), folder))
 

@@ -348,4 +348,3 @@ class HTTPSession(Answering):
         self._send(Side.CLIENT, page(error.status, self._policy.fields.server))
         self._effects.append(RequestSeen(b"-", b"-", b"-", b"", error.status, 0, 0, what))
         self._end(cause, what)
-

@@ -122,9 +122,7 @@ class FaultTests(TestCase):
     def queue(self, fault: Fault, config: Path, *flags: str) -> None:
         """Check it beside others, some at a time."""
         self.queued.append(
-            self.one_by_one.run(
-                lambda: Deferred.fromCoroutine(self.check(fault, config, *flags))
-            )
+            self.one_by_one.run(lambda: Deferred.fromCoroutine(self.check(fault, config, *flags)))
         )
 
     async def wait(self) -> None:
@@ -346,9 +344,7 @@ class FaultTests(TestCase):
             service("taken", "tcp", 2555, f"{INSIDE}:2022"),
         ]
         Server(self, dmz, "0.0.0.0", 2555, None)
-        self.queue(
-            Fault("the node does not run", "node", "no answer", "start it"), file
-        )
+        self.queue(Fault("the node does not run", "node", "no answer", "start it"), file)
         await self.wait()
         gateway.node.configure(
             "".join([*services[:1], *wrong, *services[1:]])

@@ -320,5 +320,3 @@ class EndTests(TestCase):
     async def test_upgrade_under_the_same_name(self) -> None:
         """So does a newer process of the very same node, which takes the uplink over (Lesson 1)."""
         await self.upgraded(name="node-a")
-
-

@@ -11,7 +11,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
 from relaygate import intake
-from relaygate.config import BansConfig
+from relaygate.config import BansConfig, HealthConfig
 from relaygate.networks import NetworkSet, network_of
 from relaygate.protocols.proxyheader import LOCAL, header_for
 from relaygate.test.test_sessions import FTP, Echo, End, SessionCase, twisted
@@ -404,3 +404,11 @@ class HeaderOutTests(EdgeCase):
         first, _, rest = self.backend.made[0].data.partition(b"\r\n")
         self.assertTrue(first.startswith(b"PROXY TCP4 127.0.0.1 127.0.0.1 "), first)
         self.assertEqual(rest, b"USER a\r\n")
+
+    async def test_checks(self) -> None:
+        """A check of a backend says that it speaks for nobody (Requirement 75)."""
+        for version in ("v1", "v2"):
+            health = HealthConfig(check="connect", interval_s=1.0)
+            await self.begin(proxy_protocol=version, health=health)
+            await self.heard(LOCAL[version])
+            self.assertEqual(self.backend.made[0].data, LOCAL[version])

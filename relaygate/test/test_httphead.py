@@ -49,7 +49,7 @@ class RequestTests(SynchronousTestCase):
 
     def test_plain(self) -> None:
         """A head is what it says, with names and values as they came."""
-        head = request(with_fields(b"AS2-From: \"My  Co\" ", b"x-eMpty:", b"N: \xc3\xa9\t1"))
+        head = request(with_fields(b'AS2-From: "My  Co" ', b"x-eMpty:", b"N: \xc3\xa9\t1"))
         assert isinstance(head, RequestHead)
         self.assertEqual((head.method, head.target, head.minor), (b"POST", b"/x", 1))
         self.assertEqual(

@@ -24,9 +24,7 @@ from relaygate.test.test_sessions import twisted
 from relaygate.test.wire import lines, logged, until
 
 CLOSE = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-CHUNKED = (
-    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
-)
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
 BIG = 3_000_000
 
 

@@ -302,9 +302,7 @@ class PassedTests(HTTPSCase):
     async def test_minimum(self) -> None:
         """A client that cannot speak the least version is refused."""
         await self.begin(minimum_tls="1.3")
-        reason = await in_thread(
-            self.alert, "a.example", maximum_version=ssl.TLSVersion.TLSv1_2
-        )
+        reason = await in_thread(self.alert, "a.example", maximum_version=ssl.TLSVersion.TLSv1_2)
         self.assertEqual(reason, "TLSV1_ALERT_PROTOCOL_VERSION")
         self.assertEqual(await in_thread(self.fetch, "a.example"), b"a.example")
 
@@ -354,5 +352,3 @@ class PassedTests(HTTPSCase):
 
         said = await in_thread(hello)
         await until(lambda: script.heard == said, "the client's bytes")
-
-
