@@ -46,7 +46,7 @@ from relaygate.test.programs import Program, new_folder, pause
 
 FLOOD: Final = 10_000 if SOAK else 2_000
 GROWTH_KB: Final = 20 << 10
-FILE_BYTES: Final = 48 << 20
+FILE_BYTES: Final = 32 << 20
 LIMIT_KBIT: Final = 60_000
 CLEAR_PORT: Final = 7001
 # Twisted accepts up to a hundred before it closes those that were pushed out, a turn later.
