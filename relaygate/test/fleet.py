@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, cast
 
 from twisted.trial.unittest import TestCase
@@ -110,6 +111,7 @@ class Fleet:
         }
         self.authority = Authority(case)
         self._stop = f"[stop]\ndrain = {stop}\n"
+        self._served: dict[str, list[tuple[float, tuple[str, str, str]]]] = {}
         self.backends = [self._backend(number) for number in range(1, backends + 1)]
         self.keys, self.tables = keys, tables
         self.dmzs = [self._dmz(name, names) for name in self.gates]
@@ -164,22 +166,27 @@ class Fleet:
         for name in self.gates:
             await node.logged(f"services declared: gateway={name} ", timeout=60)
 
-    def served_by(self) -> dict[str, tuple[str, str, str]]:
-        """Internal node, DMZ node and backend of each client that was ever served, by address."""
-        found = {}
-        for node in self.internals:
-            text = node.log_file.read_text(errors="replace")
-            for client, gate, backend in re.findall(
-                r" open: .*client=(\S+) gateway=(\S+) backend=(\S+)", text
-            ):
-                number = int(backend.rpartition(":")[2]) - 6000
-                found[client] = (node.name, gate, f"backend-{number}")
-        return found
+    def served_by(self, client: str, at: float) -> tuple[str, str, str]:
+        """
+        Internal node, DMZ node and backend of the session that the client of that address had at
+        the time *at*; ports are used again.
+        """
+        if not self._served:
+            for node in self.internals:
+                text = node.log_file.read_text(errors="replace")
+                opened = r"(?m)^(\S+) .* open: .*client=(\S+) gateway=(\S+) backend=(\S+)"
+                for when, name, gate, backend in re.findall(opened, text):
+                    number = int(backend.rpartition(":")[2]) - 6000
+                    parts = (node.name, gate, f"backend-{number}")
+                    seconds = datetime.fromisoformat(when).timestamp()
+                    self._served.setdefault(name, []).append((seconds, parts))
+        found = [each for each in self._served.get(client, []) if each[0] <= at]
+        return max(found, default=(0.0, ("?", "?", "?")))[1]
 
 
 @dataclass
 class Seen:
-    """What clients saw; times are seconds of ``time.monotonic``."""
+    """What clients saw; times are seconds of ``time.time``."""
 
     served: int = 0
     # Each: when, and what happened to it.
@@ -196,15 +203,18 @@ class Clients:
     *short* clients that come, say something and go, and *long* ones that stay and talk.
 
     Each takes one of the DMZ nodes' addresses in turn, and the other one if that does not answer,
-    as who has both from the DNS does.
+    as who has both from the DNS does.  *pause_s* is between two sessions of a short one.
     """
 
-    def __init__(self, fleet: Fleet, *, short: int, long: int) -> None:
+    def __init__(
+        self, fleet: Fleet, *, short: int, long: int, pause_s: float = 0.05
+    ) -> None:
         self.seen = Seen()
         self._fleet = fleet
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._turn = 0
+        self._pause_s = pause_s
         self._threads = [
             threading.Thread(target=work, daemon=True)
             for work in [self._come_and_go] * short + [self._stay] * long
@@ -259,7 +269,7 @@ class Clients:
             peer = self._connect()
         except OSError as error:
             with self._lock:
-                self.seen.refused.append((time.monotonic(), str(error)))
+                self.seen.refused.append((time.time(), str(error)))
             time.sleep(0.2)
             return None
         return peer
@@ -278,9 +288,9 @@ class Clients:
                 if good:
                     self.seen.served += 1
                 else:
-                    self.seen.lost.append((time.monotonic(), _name(peer)))
+                    self.seen.lost.append((time.time(), _name(peer)))
             peer.close()
-            time.sleep(0.02)
+            time.sleep(self._pause_s)
 
     def _stay(self) -> None:
         while not self._over.is_set():
@@ -296,7 +306,7 @@ class Clients:
                         raise OSError("closed")
                 except OSError:
                     with self._lock:
-                        self.seen.lost.append((time.monotonic(), name))
+                        self.seen.lost.append((time.time(), name))
                     break
                 time.sleep(0.2)
             peer.close()

@@ -74,14 +74,13 @@ class FaultTests(TestCase):
         """
         fleet = Fleet(self, ["node-a", "node-b", "node-c"], 6, tables=CHECKS)
         await fleet.start()
-        clients = Clients(fleet, short=4, long=6)
+        clients = Clients(fleet, short=4, long=6, pause_s=0.15 if SOAK else 0.05)
         clients.start()
         try:
             events = await self.run_faults(fleet)
         finally:
             await in_thread(clients.stop)
         seen = clients.seen
-        served_by = fleet.served_by()
         note(
             f"served={seen.served} refused={len(seen.refused)} lost={len(seen.lost)}"
             f" tried again={seen.tried_again} slowest={seen.slowest_s:.1f} s"
@@ -91,7 +90,7 @@ class FaultTests(TestCase):
             note(f"refused {_during(events, at)}: {why}")
         innocent = []
         for at, client in seen.lost:
-            parts = served_by.get(client, ("?", "?", "?"))
+            parts = fleet.served_by(client, at)
             fault = _during(events, at)
             note(f"lost {client} by {parts} {fault}")
             if not any(f" {part} " in f"{fault} " for part in parts):
@@ -125,7 +124,7 @@ class FaultTests(TestCase):
         ]
         events = []
         for what_happens, happen in plan:
-            events.append((time.monotonic(), what_happens))
+            events.append((time.time(), what_happens))
             note(what_happens)
             await happen()
             await pause(QUIET_S)
