@@ -55,6 +55,8 @@ from relaygate.tls import PeerNotAllowed
 
 # RFC 1123, section 4.1.3.2, has five minutes as the least.
 IDLE_LIMIT_S = 900.0
+# Seconds to log in, whatever comes meanwhile: commands that drip do not prolong them.
+LOGIN_LIMIT_S = 300.0
 # Seconds for each thing that a session can wait for; what is not here has limits of its own.
 LIMITS_S = {
     Wait.OPENING: 30.0,
@@ -182,6 +184,7 @@ class FTPRelay:
         self._effects: deque[Effect] = deque()
         self._performing = False
         self._limit: IDelayedCall | None = None
+        self._login_limit: IDelayedCall | None = None
         self._outcome: Outcome | None = None
         self._ended = False
         self._legs_left = 2
@@ -206,7 +209,12 @@ class FTPRelay:
         """Begin."""
         self._client.begin(self._backend, self._client)
         self._backend.begin(self._client)
+        self._login_limit = self._reactor.callLater(LOGIN_LIMIT_S, self._login_due)
         self._feed(self._session.begin)
+
+    def _login_due(self) -> None:
+        if not self._session.logged_in:
+            self.abort(Cause.TIMEOUT, "no login in time")
 
     def abort(self, cause: Cause, detail: str) -> None:
         """End the session now; the client hears 421."""
@@ -392,6 +400,8 @@ class FTPRelay:
     def _(self, effect: EndSession) -> None:
         self._ended = True
         self._disarm()
+        if self._login_limit is not None and self._login_limit.active():
+            self._login_limit.cancel()
         if self._outcome is None:
             self._outcome = Outcome(Cause(effect.end.value), Phase.RELAY, effect.detail)
         for data in self._transfers.values():

@@ -367,7 +367,8 @@ class Transfers:
     def _came(self, sessions: list[str], port: int, leg: Leg) -> None:
         """A data connection of one of *sessions* has come to *port*."""
         control = self._controls[sessions[0]]
-        waiting = sum(each.session in sessions for each in self._mapped)
+        theirs = set(sessions)
+        waiting = sum(each.session in theirs for each in self._mapped)
         node = self.find_node(control.node)
         if node is None or control.mapping is None or waiting >= MAX_MAPPED * len(sessions):
             leg.abortConnection()

@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from OpenSSL import SSL
 
+from relaygate.servicetls import SessionTLS
 from relaygate.test.farend import Ending, payload, unchanged
 from relaygate.test.ftpnodes import CLIENT, GATE, FTPCase
 from relaygate.test.peers import in_thread
 from relaygate.test.test_quiettls import client_context
 from relaygate.test.test_servicetls import client_context as openssl_context
+from relaygate.test.test_servicetls import service_key
 
 VERSIONS = (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION)
 FILE_BYTES = 4_000_000
@@ -366,6 +368,20 @@ class BackendTLSTests(FTPCase):
                 self.assertFalse(_is_resumed(backend.tls))
                 client.close()
                 await self.all_over()
+
+    async def test_another_peer(self) -> None:
+        """Data that leads to another certificate than the control connection's is not trusted,
+        though its authority and its name are right (Requirement 36).
+        """
+        await self.begin(backend_tls="explicit")
+        client, backend = await self.logged_in()
+        self.backend.tls = SessionTLS(service_key("ftp.inside", "more.inside"))
+        data = self.connect(await self.passive(client))
+        await client.ask(b"RETR x", 150)
+        await data.is_reset()
+        backend.say(b"426 gone")
+        await client.reply(425)
+        await client.ask(b"NOOP", 200)
 
     async def test_backend_that_never_says_goodbye(self) -> None:
         """An upload waits for a backend's close_notify, but not for ever (Requirement 39)."""

@@ -106,6 +106,32 @@ class HoursTests(FTPCase):
         await client.ask(b"NOOP", 200)
 
 
+class LoginTests(FTPCase):
+    """Who does not log in."""
+
+    async def test_login_that_never_comes(self) -> None:
+        """Commands in time do not prolong the time to log in (Requirement 86)."""
+        moved = MovedReactor(self)
+        await self.begin(clock=moved)
+        client, other = self.client(), self.client()
+        await client.reply(220)
+        await other.reply(220)
+        for line in (b"USER mina", b"PASS sesame"):
+            await other.ask(line)
+        for _ in range(4):
+            await client.ask(b"USER mina", 331)
+            await moved.pass_by(MINUTE_S)
+        self.assertIs(client.ending, None)
+        await moved.pass_by(MINUTE_S)
+        await client.reply(421)
+        await self.is_over(client)
+        await other.ask(b"NOOP", 200)
+        other.say(b"QUIT")
+        await other.reply(221)
+        await self.is_over(other)
+        await self.all_over()
+
+
 class SettingsTests(FTPCase):
     """What is looked up, and what is read again."""
 

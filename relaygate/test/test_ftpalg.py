@@ -166,7 +166,9 @@ class CommandTests(ScriptTestCase):
         self.backend(
             "211-Mine:",
             " AUTH TLS;SSL",
+            " CCC",
             " EPSV",
+            " CPSV",
             " HOST",
             " mlst size*;",
             "211-SSCN",

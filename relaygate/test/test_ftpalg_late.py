@@ -117,6 +117,18 @@ class LateTests(ScriptTestCase):
         self.comes(self.session.passive_opened(1, PUBLIC, 50000))
         self.does(DialBackendData(1, 4000), told("229 Entering Extended Passive Mode (|||50000|)."))
 
+    def test_every_last_word(self) -> None:
+        """All that ends a transfer does so between PASV and its answer, and none is that answer."""
+        for code in (226, 250, 425, 426, 450, 451, 452, 550, 551, 552, 553):
+            self.log_in()
+            self.begin()
+            self.client("EPSV")
+            self.does(OpenPassive(1, False), asks("EPSV"))
+            self.backend(f"{code} Over.")
+            self.does(told(f"{code} Over."))
+            self.backend("500 What?")
+            self.does(asks("PASV"))
+
     def test_abort(self) -> None:
         """ABOR brings what it brings in any transfer, in one reply or two (Requirement 6)."""
         for answers in (("426 Aborted.", "226 Done."), ("226 Done.",)):
