@@ -55,3 +55,41 @@ class ArchitectureTests(SynchronousTestCase):
         """The same search finds what is not there."""
         text = "**`relay.py`** `Relay` calls `Relay.start`, `Relay.begin`, `gone.py`, `pump.Gone`."
         self.assertEqual(named(text) - known(), {"Relay.begin", "gone.py", "pump.Gone"})
+
+
+class ClaimTests(SynchronousTestCase):
+    """docs/pci-dss.md: no claim without a test."""
+
+    def setUp(self) -> None:
+        if not DOCS.is_dir():
+            missing("the documents are only in a checkout")
+        self.text = (DOCS / "pci-dss.md").read_text()
+
+    def claims(self) -> list[str]:
+        """The rows of its tables, but for the heads."""
+        rows = [line for line in self.text.splitlines() if line.startswith("| ")]
+        return [row for row in rows if not row.startswith(("| v", "| ---"))]
+
+    def test_every_row_names_tests(self) -> None:
+        """The last column of each row has tests, and nothing else."""
+        self.assertGreater(len(self.claims()), 10)
+        for row in self.claims():
+            self.assertRegex(row, r"\| (`test_\w+\.\w+\.test_\w+`(, )?)+ \|$")
+
+    def test_every_test_is_there(self) -> None:
+        """Each test that is named exists, in that class of that file."""
+        named_tests = re.findall(r"`(test_\w+)\.(\w+)\.(test_\w+)`", self.text)
+        self.assertGreater(len(named_tests), 30)
+        for module, case, test in named_tests:
+            self.assertIn(f"{case}.{test}", methods_in(PACKAGE / "test" / f"{module}.py"), module)
+
+
+def methods_in(file: Path) -> set[str]:
+    """``Class.method`` of a file's classes, and of those that they inherit in the same file."""
+    tree = ast.parse(file.read_text())
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    found = set()
+    for name, node in classes.items():
+        found |= {f"{name}.{each.name}" for each in node.body if isinstance(each, kinds)}
+    return found
