@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from bench.ftppeers import FTP_PEERS
-from bench.loads import cache_folder, ftp_folder
-from bench.processes import BenchError
+from bench.loads import ftp_folder
+from bench.nodepython import DISTRIBUTION, node_folder, requirements
+from bench.processes import BenchError, cache_folder
 
 FRP: Final = "v0.69.0"
 RATHOLE: Final = "0.5.0"
@@ -55,6 +56,8 @@ def install(peers: Sequence[str]) -> None:
     for kind, step in (("frp", _frp), ("rathole", _rathole), ("py-frp", _py_frp)):
         if any(name == kind or name.startswith(f"{kind}-") for name in peers):
             steps.append((kind, step))
+    if any(name.startswith(("relaygate", "portforward")) for name in peers):
+        steps.append(("the distribution's Python for nodes", _nodes))
     if any(peer.name in peers for peer in FTP_PEERS):
         steps.append(("FTP servers", _ftp))
     for name, step in steps:
@@ -141,6 +144,18 @@ def _py_frp() -> None:
     _run([sys.executable, "-m", "venv", str(folder)])
     pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
     _run([*pip, f"py-simple-nat-tunnel=={PY_FRP}"])
+
+
+def _nodes() -> None:
+    folder = node_folder()
+    if (folder / "whole").exists():
+        return
+    asked = "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))"
+    _run([str(DISTRIBUTION), "-c", asked])
+    _run([str(DISTRIBUTION), "-m", "venv", str(folder)])
+    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+    _run([*pip, *requirements()])
+    (folder / "whole").touch()
 
 
 def _ftp() -> None:

@@ -14,21 +14,13 @@ from typing import Final
 
 from bench.ftpserver import FTPServer
 from bench.peers import Kind, found
-from bench.processes import BenchError, Cost, Group, free_ports
+from bench.processes import BenchError, Cost, Group, cache_folder, free_ports
 
 Figures = dict[str, float]
 
 _FOLDER: Final = Path(__file__).parent
 # What a client may take beyond its own time, before it is ended.
 _SPARE_S: Final = 60.0
-
-
-def cache_folder() -> Path:
-    """The folder for what is built or fetched: never in the checkout, kept between runs."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "relaygate" / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def ftp_folder() -> Path:

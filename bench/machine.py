@@ -13,6 +13,8 @@ from pathlib import Path
 
 from OpenSSL import SSL
 
+from bench.nodepython import node_version
+
 
 def machine(file_limit: int) -> dict[str, str]:
     """The machine and the software that all peers share, by name; *file_limit* as in force."""
@@ -25,6 +27,7 @@ def machine(file_limit: int) -> dict[str, str]:
         "memory": f"{memory_kb / 1024 / 1024:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_version()} ({ssl.OPENSSL_VERSION})",
+        "python of the nodes": node_version(),
         "twisted": version("twisted"),
         "pyopenssl": f"{version('pyOpenSSL')} ({openssl})",
         "descriptors": str(file_limit),

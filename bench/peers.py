@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import relaygate
+from bench.nodepython import node_python
 from bench.processes import HOST, BenchError, Group, echoes, free_ports, greets
 from relaygate import pki
 from relaygate.identity import Role
@@ -23,7 +23,7 @@ MAX_SESSIONS: Final = 20_000
 POOL: Final = 32
 
 _DAYS: Final = 30
-_TWISTD: Final = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
+_TWISTD: Final = ("-c", "from twisted.scripts.twistd import run; run()")
 
 # The DMZ node's certificate serves where TLS ends: clients of the benchmark look at none.
 OWN_TLS: Final = 'tls = {certificate = "../dmz/dmz.pem", key = "../dmz/dmz.key"}'
@@ -146,7 +146,7 @@ backends = ["{HOST}:{backend}"]
         identity = f'[identity]\ncertificate = "{name}.pem"\nkey = "{name}.key"\nca = "ca.pem"\n'
         config = group.folder / name / f"{name}.toml"
         config.write_text(identity + texts[name])
-        argv = [*_TWISTD, "-n", "--pidfile=", program, "--config", str(config)]
+        argv = [node_python(), *_TWISTD, "-n", "--pidfile=", program, "--config", str(config)]
         group.start(name, argv, path)
         if name == "dmz":
             # An internal node that dials too early waits before it dials again.

@@ -21,7 +21,7 @@ _STOP_LIMIT_S: Final = 5.0
 _POLL_S: Final = 0.02
 _TAIL_LINES: Final = 8
 # For sessions beside the idle ones, and whatever else a process has open.
-_SPARE_FILES: Final = 800
+_SPARE_FILES: Final = 240
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -162,6 +162,14 @@ def greets(port: int, beginning: bytes) -> bool:
             return client.recv(len(beginning), socket.MSG_WAITALL) == beginning
     except OSError:
         return False
+
+
+def cache_folder() -> Path:
+    """The folder for what is built or fetched: never in the checkout, kept between runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "relaygate" / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def file_limit() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.keys import server_pem
+from bench.nodepython import node_python
 from bench.peers import Peer, first_line, found
 from bench.processes import HOST, BenchError, Group, file_limit, free_ports, most_idle
 from relaygate import pki
@@ -20,7 +20,7 @@ _NGINX_STREAM: Final = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 _DAYS: Final = 30
 # Sessions beside the idle ones.
-_ROOM: Final = 100
+_ROOM: Final = 40
 
 _HAPROXY: Final = """
 global
@@ -178,7 +178,7 @@ def _start_portforward(group: Group, backend: int) -> int:
     outer, inner = free_ports(2)
     path = {"PYTHONPATH": str(Path(__file__).parents[1])}
     for name, port, target in (("outer", outer, inner), ("inner", inner, backend)):
-        argv = [sys.executable, "-m", "bench.portforward", str(port), str(target)]
+        argv = [node_python(), "-m", "bench.portforward", str(port), str(target)]
         group.start(name, argv, path)
     return outer
 

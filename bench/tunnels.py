@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from bench.install import FRP, PY_FRP, RATHOLE
-from bench.loads import cache_folder
 from bench.peers import POOL, READY_LIMIT_S, Peer, first_line, found, listening
-from bench.processes import HOST, BenchError, Group, echoes, free_ports
+from bench.processes import HOST, BenchError, Group, cache_folder, echoes, free_ports
 
 _FRPS: Final = """
 bindAddr = "{host}"
