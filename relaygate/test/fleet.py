@@ -206,9 +206,7 @@ class Clients:
     as who has both from the DNS does.  *pause_s* is between two sessions of a short one.
     """
 
-    def __init__(
-        self, fleet: Fleet, *, short: int, long: int, pause_s: float = 0.05
-    ) -> None:
+    def __init__(self, fleet: Fleet, *, short: int, long: int, pause_s: float = 0.05) -> None:
         self.seen = Seen()
         self._fleet = fleet
         self._lock = threading.Lock()

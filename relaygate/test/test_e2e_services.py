@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+import struct
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, NoReturn
 
 from twisted.trial.unittest import TestCase
@@ -18,6 +20,7 @@ from relaygate.test.gateway import (
     SSH_PORT,
     SSHD_PORT,
     TCP_PORT,
+    UPLINK_PORT,
     Gateway,
     service,
     ssh_service,
@@ -260,6 +263,40 @@ class ListenerTests(TestCase):
         await gateway.node.logged(why)
         self.assertRaises(ConnectionRefusedError, gateway.client, 9999)
         self.assertTrue(await in_thread(says, gateway.client(), b"hello"))
+
+
+class WireTests(TestCase):
+    """What a firewall between the DMZ and the private network sees."""
+
+    async def test_one_port_and_one_connection_a_session(self) -> None:
+        """All goes to one port, a session being one connection of its own (Lessons 18 and 24)."""
+        gateway = Gateway(self, [tcp_service(), ssh_service()], pool=4)
+        gateway.backend(echo)
+        gateway.backend(announce(b"SSH-2.0-x\r"), SSHD_PORT)
+        await gateway.start()
+        # An uplink, and a pool for each of the two kinds of channels.
+        idle = 1 + 2 * 4
+        await eventually(lambda: len(self.to_the_dmz(gateway)) == idle, "the pools are full")
+        for number in range(1, 6):
+            client = gateway.client()
+            self.addCleanup(client.close)
+            self.assertTrue(await in_thread(says, client, b"hello"))
+            await eventually(
+                lambda number=number: len(self.to_the_dmz(gateway)) == idle + number,  # type: ignore[misc]
+                f"{number} sessions are as many connections more",
+            )
+        self.assertEqual(set(self.to_the_dmz(gateway)), {UPLINK_PORT})
+
+    def to_the_dmz(self, gateway: Gateway) -> list[int]:
+        """The ports of all that the private network has connected to in the DMZ."""
+        dmz = socket.inet_aton(Network.dmz_inner_address)
+        found = []
+        for line in Path(f"/proc/{gateway.node.pid}/net/tcp").read_text().splitlines()[1:]:
+            _, _, remote, state, *_ = line.split()
+            host, port = remote.split(":")
+            if struct.pack("=I", int(host, 16)) == dmz and state == "01":
+                found.append(int(port, 16))
+        return found
 
 
 class SessionLineTests(TestCase):

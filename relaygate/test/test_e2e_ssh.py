@@ -79,7 +79,7 @@ def content(size: int, seed: int = 1) -> bytes:
 class SSHTestCase(TestCase):
     """A gateway before an ``sshd``, and folders for both ends of a transfer."""
 
-    timeout = 240
+    timeout = 480
 
     async def setUp(self) -> None:  # type: ignore[override]
         self.gateway = Gateway(self, [ssh_service()])
@@ -89,13 +89,13 @@ class SSHTestCase(TestCase):
         await self.gateway.sshd(self.keys)
         await self.gateway.start()
 
-    async def run_client(self, argv: list[str], *, timeout: float = 60.0) -> Completed:
+    async def run_client(self, argv: list[str], *, timeout: float = 120.0) -> Completed:
         """Run a client outside and demand that it is content."""
         ended = await completed(self, argv, where=self.gateway.outside, timeout=timeout)
         self.assertEqual((ended.status, ended.errors), (0, ""))
         return ended
 
-    async def sftp(self, *commands: str, timeout: float = 60.0) -> Completed:
+    async def sftp(self, *commands: str, timeout: float = 120.0) -> Completed:
         """Run an sftp batch."""
         batch = new_folder(self) / "batch"
         batch.write_text("".join(f"{command}\n" for command in commands))
@@ -215,16 +215,16 @@ class TransferTests(SSHTestCase):
                 piece = number.to_bytes(8) + block
                 digest.update(piece)
                 file.write(piece)
-        await self.sftp(f"put {original} {remote}", timeout=120 * BULK_BYTES / (1 << 30))
+        await self.sftp(f"put {original} {remote}", timeout=300 * BULK_BYTES / (1 << 30))
         original.unlink()
         self.assertEqual(await in_thread(checksum, remote), digest.hexdigest())
-        await self.sftp(f"get {remote} {back}", timeout=120 * BULK_BYTES / (1 << 30))
+        await self.sftp(f"get {remote} {back}", timeout=300 * BULK_BYTES / (1 << 30))
         self.assertEqual(await in_thread(checksum, back), digest.hexdigest())
         self.assertEqual(back.stat().st_size, BULK_BYTES)
         (up, _), (_, down) = await self.moved()
         self.assertGreater(min(up, down), BULK_BYTES)
 
-    test_large_file.timeout = 900 if SOAK else 240  # type: ignore[attr-defined]
+    test_large_file.timeout = 3600 if SOAK else 720  # type: ignore[attr-defined]
 
 
 def checksum(file: Path) -> str:
@@ -284,11 +284,11 @@ class SessionTests(SSHTestCase):
         arguments = [gateway.host, str(SSH_PORT), str(SESSIONS), self.keys.user]
         arguments += [str(self.keys.user_key), str(self.far)]
         crowd = Conversation(gateway.outside, [sys.executable, "-c", CROWD, *arguments])
-        await in_thread(crowd.hear, b"all open\n", 180.0)
+        await in_thread(crowd.hear, b"all open\n", 240.0)
         self.assertEqual(gateway.dmz.log().count(" open: service=sftp"), SESSIONS)
         self.assertEqual(gateway.dmz.log().count(" end: service=sftp"), 0)
         crowd.say(b"\n")
-        await in_thread(crowd.hear, b"all served\n", 60.0)
+        await in_thread(crowd.hear, b"all served\n", 120.0)
         self.assertEqual(await in_thread(crowd.end, 60.0), 0)
         self.assertEqual(len(await self.moved()), SESSIONS)
         sizes = [file.stat().st_size for file in self.far.iterdir()]
