@@ -106,7 +106,9 @@ class ChunkedBody:
         self.rest = data[count:]
         found: list[bytes] = []
         try:
-            self._h11.receive_data(data[:count])
+            if count:
+                # No bytes would be the end of the stream, to h11.
+                self._h11.receive_data(data[:count])
             while isinstance(event := self._h11.next_event(), h11.Data):
                 found.append(bytes(event.data))
         except h11.ProtocolError:

@@ -45,6 +45,7 @@ class ChunkedTests(SynchronousTestCase):
         """Chunks become a body, and what follows is left."""
         self.assertEqual(every_way(WHOLE), (b"hello0123456789", [], b""))
         self.assertEqual(every_way(WHOLE + b"GET"), (b"hello0123456789", [], b"GET"))
+        self.assertEqual(chunked([b"", WHOLE[:4], b"", WHOLE[4:]]), chunked([WHOLE]))
 
     def test_trailers(self) -> None:
         """Trailers are told."""

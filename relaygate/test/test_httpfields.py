@@ -128,14 +128,17 @@ class PlaceTests(SynchronousTestCase):
 
 
 def towards_backend(
-    *fields: bytes, client: str = "192.0.2.7", policy: FieldPolicy | None = None, **more: bytes
+    *fields: bytes,
+    client: str = "192.0.2.7",
+    policy: FieldPolicy | None = None,
+    cookie: bytes = b"",
 ) -> list[bytes]:
     """The lines that a backend gets of a POST with *fields*."""
     raw = b"\r\n".join((b"POST /x HTTP/1.1", b"Host: a", *fields)) + b"\r\n\r\n"
     head = parse_request(raw, HeadLimits())
     place = place_of(head, b"https", PARTIES.reached)
     parties = Parties(client, b"https", b"http", PARTIES.reached, PARTIES.inside)
-    said = request_bytes(head, place, policy or FieldPolicy(), parties, **more)
+    said = request_bytes(head, place, policy or FieldPolicy(), parties, cookie=cookie)
     return said.removesuffix(b"\r\n\r\n").split(b"\r\n")
 
 
