@@ -3,6 +3,7 @@
 # make demo      the gateway at work, on this machine alone      ARGS=--keep for a try by hand
 # make bench     beside other relays, a run of half an hour    ARGS=--quick for a look; see bench/README.md
 # make coverage  the suite, with a report of what it did not reach
+# make docs      the site and the man pages, into build/; a broken link is an error
 # make news      build NEWS from the fragments (VERSION: see relaygate/__init__.py)
 # make wheel     build the source archive and the wheel into dist/
 # make clean     remove everything that the other targets made
@@ -17,14 +18,14 @@ BIN = .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--config-settings editable_mode=compat
 
-.PHONY: test check demo bench coverage news wheel clean
+.PHONY: test check demo docs bench coverage news wheel clean
 .DELETE_ON_ERROR:
 
 test: .venv/test.stamp
 	$(BIN)/trial $(TRIALFLAGS) $(TESTS)
 
 check: .venv/dev.stamp
-	$(BIN)/ruff check relaygate twisted bench
+	$(BIN)/ruff check relaygate twisted bench docs
 	$(BIN)/mypy relaygate bench
 	$(BIN)/towncrier build --draft --version unreleased >/dev/null
 
@@ -39,6 +40,11 @@ coverage: .venv/test.stamp
 	$(BIN)/coverage run -m twisted.trial $(TRIALFLAGS) $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+docs: .venv/dev.stamp
+	$(BIN)/python docs/generate.py
+	$(BIN)/sphinx-build -q -E -W --keep-going -b html docs build/site
+	$(BIN)/sphinx-build -q -W --keep-going -b man docs build/man
 
 news: .venv/dev.stamp
 	$(BIN)/towncrier build --yes --version "$$($(BIN)/python -c 'import relaygate; print(relaygate.__version__)')"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from relaygate import __version__
 from relaygate.cli import bans, check, doctor, init, node, pki, transfers
 
-__all__ = ["main", "run"]
+__all__ = ["main", "make_parser", "run"]
 
 # What a shell reports for a program that SIGINT or SIGPIPE ended: 128 and the signal's number.
 _INTERRUPTED = 130
@@ -24,7 +24,7 @@ _BROKEN_PIPE = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 is a usage error or a refused file."""
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = make_parser().parse_args(argv)
         status: int = arguments.func(arguments)
         # Output that nobody takes shows here, and not when the interpreter is half gone.
         print(end="", flush=True)
@@ -47,7 +47,8 @@ def run() -> None:
     sys.exit(main())
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command with all of its subcommands."""
     parser = argparse.ArgumentParser(
         prog="relaygate",
         description="Tools for relaygate, a DMZ gateway for file transfer.",
