@@ -27,8 +27,10 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from relaygate.admission import Throttle
+from relaygate.intake import Intake
 from relaygate.legport import LegPort, WaitingLeg
 from relaygate.legs import Leg
+from relaygate.protocols.proxyheader import ProxyHeader
 
 # Seconds that a range stays bound behind its last session.
 LINGER_S = 2.0
@@ -81,7 +83,8 @@ class MappedPorts:
 
     *allowed* gives those of some ports (first and last) that the DMZ's policy permits on an
     address; *arrived* is called with the ids of the sessions that a connection may belong to, the
-    newest first, its port, and its leg, which is not read.
+    newest first, its port, and its leg, which is not read; *intake* asks trusted proxies whose
+    connections they pass on.
     """
 
     log = Logger()
@@ -91,8 +94,10 @@ class MappedPorts:
         reactor: Any,
         allowed: Callable[[str, tuple[int, int]], Sequence[int]],
         arrived: Callable[[list[str], int, Leg], None],
+        intake: Intake | None = None,
     ) -> None:
         self._reactor = reactor
+        self._intake = intake
         self._allowed = allowed
         self._arrived = arrived
         self._ranges: dict[tuple[str, Mapping], _Range] = {}
@@ -151,7 +156,7 @@ class MappedPorts:
         failed = []
         allowed = self._allowed(host, (mapping.first, mapping.last))
         for number in allowed:
-            factory = _Mapped(partial(self._came, needed, number))
+            factory = _Mapped(partial(self._came, needed, number), self._intake)
             port = LegPort(host, number, factory, self._reactor, transport=WaitingLeg)
             try:
                 port.startListening()
@@ -213,13 +218,29 @@ class _Mapped(Factory):
 
     noisy = False
 
-    def __init__(self, came: Callable[[str], Callable[[Leg], None] | None]) -> None:
+    def __init__(
+        self, came: Callable[[str], Callable[[Leg], None] | None], intake: Intake | None
+    ) -> None:
         self._came = came
+        self._intake = intake
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
-        taker = self._came(str(getattr(addr, "host", addr)))
+        address = str(getattr(addr, "host", addr))
+        if self._intake is not None and self._intake.trusts(address):
+            return self._intake.protocol(self._introduced)
+        taker = self._came(address)
         return None if taker is None else _Accepted(taker)
+
+    def _introduced(self, leg: Leg, header: ProxyHeader) -> None:
+        """A proxy has said whose connection *leg* is."""
+        taker = self._came(header.source[0] if header.source else str(leg.getPeer().host))
+        if taker is None:
+            leg.abortConnection()
+            return
+        accepted = _Accepted(taker)
+        leg.protocol = accepted
+        accepted.makeConnection(leg)
 
 
 class _Accepted(Protocol):

@@ -247,7 +247,7 @@ class Transfers:
         self._mapped: set[Transfer] = set()
         # The newest uplink of the node of a name: sessions outlive uplinks.
         self.find_node: Callable[[str], INode | None] = lambda _: None
-        self.ranges = MappedPorts(reactor, ports.allowed, self._came)
+        self.ranges = MappedPorts(reactor, ports.allowed, self._came, ports.intake)
 
     @property
     def running(self) -> int:

@@ -12,6 +12,7 @@ from twisted.internet.task import deferLater
 
 from relaygate import intake
 from relaygate.config import BansConfig, HealthConfig
+from relaygate.mapped import MappedPorts, Mapping
 from relaygate.networks import NetworkSet, network_of
 from relaygate.protocols.proxyheader import LOCAL, header_for
 from relaygate.test.test_sessions import FTP, Echo, End, SessionCase, twisted
@@ -343,6 +344,34 @@ class HeaderInTests(EdgeCase):
         await self.served(before=header("2001:db8:1:1::1", reached="2001:db8::1"))
         await self.dropped(header("2001:db8:1:1:ffff::2", reached="2001:db8::1"))
         await self.served(before=header("2001:db8:1:2::1", reached="2001:db8::1"))
+
+    async def test_data_connections(self) -> None:
+        """A data connection that a proxy passes on is its header's client's, and nobody else's
+        (Requirement 22).
+        """
+        await self.begin()
+        came: list[Any] = []
+
+        def expects(address: str) -> bool:
+            return address == "203.0.113.9"
+
+        ports = self.dmz._ports
+        passive = ports.open("127.0.0.1", (50_000, 50_999), expects, came.append, lambda: None)
+        mapping = Mapping("svc", 51_000, 51_000, (), False)
+        ranges = MappedPorts(
+            twisted, ports.allowed, lambda _, __, leg: came.append(leg), self.dmz.intake
+        )
+        self.addCleanup(ranges.stop)
+        ranges.begin("0123456789abcdef", "203.0.113.9", "127.0.0.1", mapping)
+        for self.port in (passive.number, 51_000):
+            for stranger in (b"x" * 20, header("203.0.113.8"), LOCAL["v2"]):
+                self.assertEqual(await self.over(await self.client(stranger)), "reset")
+            self.assertEqual(came, [])
+            await self.client(header("203.0.113.9") + b"data")
+            await until(lambda: came)
+            leg = came.pop()
+            self.assertEqual(leg.socket.recv(10), b"data")
+            leg.abortConnection()
 
     async def test_many_wait(self) -> None:
         """Connections that wait for a header are bounded, and the others go on."""
