@@ -151,14 +151,10 @@ class ClientTests(WebCase):
             file.write_bytes(os.urandom(number * 10_000))
         hosts = self.folder / "hosts"
         hosts.write_text("")
-        remote = (
-            f":webdav,url='https://{self.gateway.host}:{DAV_PORT}',vendor=other:"
-        )
+        remote = f":webdav,url='https://{self.gateway.host}:{DAV_PORT}',vendor=other:"
         common = ("--no-check-certificate", "--retries", "1", "--config", str(self.folder / "rc"))
         await self.client("rclone", "copy", str(tree), f"{remote}copied", *common)
-        await self.client(
-            "rclone", "check", str(tree), f"{remote}copied", "--download", *common
-        )
+        await self.client("rclone", "check", str(tree), f"{remote}copied", "--download", *common)
         await self.client("rclone", "moveto", f"{remote}copied/d0", f"{remote}moved", *common)
         self.assertTrue((self.apache.root / "moved").is_dir())
         self.assertFalse((self.apache.root / "copied" / "d0").exists())
@@ -198,7 +194,7 @@ class ClientTests(WebCase):
         body = os.urandom(200_000)
         (self.folder / "edi").write_bytes(body)
         said = await self.curl(
-            *("-H", "AS2-From: \"A  B\"", "-H", "mEssage-id: <1@a>", "-H", "AS2-To: b"),
+            *("-H", 'AS2-From: "A  B"', "-H", "mEssage-id: <1@a>", "-H", "AS2-To: b"),
             *("-H", "Content-Type: application/pkcs7-mime; name=x;  smime-type=y", "-H", "Expect:"),
             *("--data-binary", f"@{self.folder / 'edi'}"),
             self.url(ECHO_PORT, "/as2?x=%2F..%2f"),
@@ -274,4 +270,3 @@ class LoadTests(WebCase):
         self.assertEqual(good, 1800)
         # One for each client, idle channels, and connections to nginx that are kept or under way.
         self.assertLess(fds, 1300)
-

@@ -158,7 +158,7 @@ class InwardTests(SynchronousTestCase):
     def test_untouched(self) -> None:
         """Requirement 62: order, spelling and values are the client's own."""
         fields = [
-            b"AS2-From: \"My Company\"",
+            b'AS2-From: "My Company"',
             b"mEssage-ID: <x@y>",
             b'Content-Type: application/pkcs7-mime; smime-type="enveloped-data";  name=a',
             b"AS2-To: b",
@@ -220,9 +220,7 @@ class InwardTests(SynchronousTestCase):
             policy=policy,
         )
         self.assertIn(b"X-Forwarded-For: 203.0.113.9, 203.0.113.1, 192.0.2.7", said)
-        self.assertIn(
-            b"Forwarded: for=203.0.113.9, for=192.0.2.7;host=a;proto=https", said
-        )
+        self.assertIn(b"Forwarded: for=203.0.113.9, for=192.0.2.7;host=a;proto=https", said)
         self.assertIn(b"X-Forwarded-Proto: http", said)
         self.assertIn(b"X-Real-IP: 203.0.113.9", said)
 
@@ -238,9 +236,7 @@ class InwardTests(SynchronousTestCase):
         self.assertIn(b"Cookie: a=b; c=d", said)
         said = towards_backend(b"Cookie: relaygate=xyz", cookie=b"relaygate")
         self.assertFalse([line for line in said if line.startswith(b"Cookie")])
-        self.assertEqual(
-            find_cookie([(b"Cookie", b"a=b; relaygate=xyz")], b"relaygate"), b"xyz"
-        )
+        self.assertEqual(find_cookie([(b"Cookie", b"a=b; relaygate=xyz")], b"relaygate"), b"xyz")
 
 
 class OutwardTests(SynchronousTestCase):
@@ -260,7 +256,7 @@ class OutwardTests(SynchronousTestCase):
             b'content-type: multipart/report; boundary="x  y"',
             b"AS2-Version: 1.2",
             b"Content-Length: 7",
-            b"WWW-Authenticate: Basic realm=\"x\"",
+            b'WWW-Authenticate: Basic realm="x"',
         ]
         self.assertEqual(self.towards_client(*fields), fields)
 
@@ -274,9 +270,7 @@ class OutwardTests(SynchronousTestCase):
             (b"http://10.0.0.50:80/x", b"http://10.0.0.50:80/x"),
             (b"https://other.example/", b"https://other.example/"),
         ):
-            self.assertEqual(
-                self.towards_client(b"Location: " + inside), [b"Location: " + outside]
-            )
+            self.assertEqual(self.towards_client(b"Location: " + inside), [b"Location: " + outside])
 
     def test_server(self) -> None:
         """Server stands as configured."""
