@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -11,6 +12,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate import mapped, mappeddata
+from relaygate.addresses import ListenRule
+from relaygate.balance import Group, Member
 from relaygate.config import load_internal
 from relaygate.enrolled import _offer
 from relaygate.errors import NoNode
@@ -235,6 +238,32 @@ class BoundsTests(PassingCase):
         for port in (SPAN[0] - 1, SPAN[1] + 1, 22):
             session._mapped._came(Channel(), port)  # type: ignore[arg-type]
         self.assertEqual(taken, [7, "end"] * 3)
+
+    async def test_same_node(self) -> None:
+        """Where a client has a session, its next one goes too, or servers refuse its data."""
+        await self.begin_passing()
+        wishes: list[str | None] = []
+        pick = Group.pick
+
+        def noted_pick(group: Group[Any], *args: Any) -> Member[Any] | None:
+            # Backends are picked by the same class.
+            if group.members[0].name == "node-a":
+                wishes.extend(args[3:4])
+            return pick(group, *args)
+
+        self.patch(Group, "pick", noted_pick)
+        for source in (CLIENT, CLIENT, STRANGER):
+            await self.client(source).reply(220)
+        self.assertEqual(wishes, [None, "node-a", None])
+
+    async def test_policy_that_changes(self) -> None:
+        """A DMZ node that is told of a narrower policy closes what it forbids (Lesson 10)."""
+        await self.begin_passing()
+        await self.client().reply(220)
+        self.assertTrue(self.open_ports)
+        config = self.dmz._config
+        self.dmz.reload(replace(config, listen=(ListenRule.parse(f"{GATE}:{self.port}"),)))
+        self.assertEqual(self.open_ports, set())
 
     async def test_no_commands(self) -> None:
         """An internal node cannot have more opened for such a session."""
