@@ -16,8 +16,9 @@ from twisted.python.failure import Failure
 
 from relaygate.demo import openssh, report
 from relaygate.demo.ftpclient import ExplicitFTPS, ImplicitFTPS, PlainFTP
-from relaygate.demo.gateway import Gateway
+from relaygate.demo.gateway import OUT_FTP, OUT_WEB, Gateway
 from relaygate.demo.keys import SERVERS_CA
+from relaygate.demo.outwards import ForwardedFTP, SocksWeb
 from relaygate.demo.processes import DemoError
 from relaygate.demo.servers import log_warnings
 from relaygate.demo.sftpclient import OwnSFTP
@@ -78,6 +79,8 @@ def movers(reactor: Any, gateway: Gateway, client: str) -> list[Mover]:
         mover(folder, ports[mover.service]) for mover in (PlainFTP, ExplicitFTPS, ImplicitFTPS)
     ]
     found += [Web(ports["web"]), Web(ports["web-tls"], folder / SERVERS_CA)]
+    found += [SocksWeb(ports[OUT_WEB], gateway.backends[OUT_WEB])]
+    found += [ForwardedFTP(folder, ports[OUT_FTP])]
     return found
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from relaygate.demo.processes import Child, DemoError
 HOST: Final = "127.0.0.1"
 DMZ: Final = "dmz"
 NODES: Final = ("node-a", "node-b")
+# The entries of the first node.
+OUT_WEB: Final = "out-web"
+OUT_FTP: Final = "out-ftp"
 
 # How many ports the DMZ node may open for FTP's data connections, and where to look for them:
 # below those that the kernel gives to clients.
@@ -79,9 +83,16 @@ class Gateway:
             [sys.executable, "-m", "relaygate.demo.servers", str(self.servers_folder)],
             self.servers_folder,
         )
+        self._partner_folder = root / "partner"
+        self._partner = Child(
+            reactor,
+            "partner",
+            [sys.executable, "-m", "relaygate.demo.servers", str(self._partner_folder)],
+            self._partner_folder,
+        )
         self._dmz = self._node(reactor, "relaygate-dmz", DMZ)
         self._inside = [self._node(reactor, "relaygate-internal", name) for name in NODES]
-        self.children = [self._dmz, *self._inside, self._servers]
+        self.children = [self._dmz, *self._inside, self._servers, self._partner]
 
     def _node(self, reactor: Any, program: str, name: str) -> Child:
         folder = self._root / name
@@ -98,17 +109,26 @@ class Gateway:
         keys.make_server_certificates(self.servers_folder, self.clients_folder, nodes)
         keys.make_password(self.servers_folder, self.clients_folder)
         keys.make_ssh_keys(self.servers_folder, self.clients_folder)
+        # A partner has servers of the same kinds, and shows the same files.
+        shutil.copytree(
+            self.servers_folder, self._partner_folder, ignore=shutil.ignore_patterns("files")
+        )
+        (self._partner_folder / "files").symlink_to(self.files_folder)
         names = [service.name for service in SERVICES]
-        uplink, *listeners = free_ports(1 + len(names))
+        uplink, out_web, out_ftp, *listeners = free_ports(3 + len(names))
         self.ports = dict(zip(names, listeners, strict=True))
 
         passive = free_range()
 
-        self._configure(DMZ, _dmz_config(uplink, listeners, passive))
-        self._dmz.start()
         self._servers.start()
+        self._partner.start()
         ready = await self._servers.said(r"^ready (.*)$", limit_s=_START_LIMIT_S)
         servers = json.loads(ready[1])
+        ready = await self._partner.said(r"^ready (.*)$", limit_s=_START_LIMIT_S)
+        partner = json.loads(ready[1])
+        reached = (partner["web"], partner["ftp"])
+        self._configure(DMZ, _dmz_config(uplink, listeners, passive, reached))
+        self._dmz.start()
         self.backends = {service.name: servers[service.backend] for service in SERVICES}
         places = ", ".join(f"{name} {HOST}:{port}" for name, port in servers.items())
         print(f"  inside   servers: {places}")
@@ -117,12 +137,18 @@ class Gateway:
 
         for node in self._inside:
             config = _internal_config(uplink, self.ports, self.backends, passive)
+            if node is self._inside[0]:
+                config += _entries((out_web, out_ftp), reached)
             self._configure(node.name, config)
             node.start()
         for node in self._inside:
             # Only now does the DMZ node give this node its share of the sessions.
             await node.said(r"services declared: .* refused=0$", limit_s=_START_LIMIT_S)
             print(f"  inside   internal node {node.name}: has dialled out and published all")
+        out = f"{OUT_WEB} {HOST}:{out_web}, {OUT_FTP} {HOST}:{out_ftp}"
+        print(f"  inside   entries of {NODES[0]}: {out}; partner: {HOST}, ports {reached}")
+        self.ports |= {OUT_WEB: out_web, OUT_FTP: out_ftp}
+        self.backends |= dict(zip((OUT_WEB, OUT_FTP), reached, strict=True))
         self.up = True
         places = ", ".join(f"{name} {HOST}:{port}" for name, port in self.ports.items())
         print(f"  dmz      listeners: {places}; for FTP's data {HOST}:{passive}, while it flows")
@@ -133,7 +159,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """End everything; the inside first, so that nothing dials in vain."""
-        for child in (*self._inside, self._dmz, self._servers):
+        for child in (*self._inside, self._dmz, self._servers, self._partner):
             await child.stop()
 
     def mark(self) -> int:
@@ -141,8 +167,12 @@ class Gateway:
         return len(self._dmz.log())
 
     async def session_after(self, mark: int, service: str) -> Session:
-        """The first session of *service* that has ended after *mark*; raises :class:`DemoError`."""
-        line = rf"session (\w+) end: service={service} client=\S+ node=(\S+) "
+        """
+        The first session of *service*, or of an entry, that has ended after *mark*.
+
+        Raises :class:`DemoError`.
+        """
+        line = rf"session (\w+) end: (?:service|entry)={service} (?:client=\S+ )?node=(\S+) "
         match = await self._dmz.said(line, limit_s=_END_LIMIT_S, after=mark)
         return Session(match[1], match[2])
 
@@ -178,9 +208,10 @@ def free_range() -> str:
     raise DemoError(f"no {_PASSIVE_PORTS} free ports in a row on {HOST}")
 
 
-def _dmz_config(uplink: int, listeners: list[int], passive: str) -> str:
+def _dmz_config(uplink: int, listeners: list[int], passive: str, reached: Iterable[int]) -> str:
     rules = ", ".join(f'"{HOST}:{ports}"' for ports in (*listeners, passive))
     nodes = ", ".join(f'"{name}"' for name in NODES)
+    connect = ", ".join(f'"{HOST}:{port}"' for port in reached)
     return f"""
 [uplink]
 listen = "{HOST}:{uplink}"
@@ -188,6 +219,23 @@ nodes = [{nodes}]
 
 [policy]
 listen = [{rules}]
+connect = [{connect}]
+"""
+
+
+def _entries(ports: tuple[int, int], reached: tuple[int, int]) -> str:
+    return f"""
+[[forward]]
+name = "{OUT_WEB}"
+protocol = "socks5"
+listen = "{HOST}:{ports[0]}"
+destinations = ["{HOST}:{reached[0]}"]
+
+[[forward]]
+name = "{OUT_FTP}"
+protocol = "ftp"
+listen = "{HOST}:{ports[1]}"
+target = "{HOST}:{reached[1]}"
 """
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from relaygate.demo import openssh
-from relaygate.demo.gateway import HOST, NODES, Gateway
+from relaygate.demo.gateway import DMZ, HOST, NODES, OUT_FTP, OUT_WEB, Gateway
 from relaygate.demo.keys import FTP_NAME, SERVERS_CA, USER, WEB_NAME, read_password
 from relaygate.demo.transfers import Mover, Row
 
@@ -17,9 +17,11 @@ _UNITS: Final = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 def way(gateway: Gateway, mover: Mover, row: Row) -> str:
     """One line: which way a file went, and how it ended."""
-    front = f"{HOST}:{gateway.ports[mover.service]} (dmz)"
+    at = f"{HOST}:{gateway.ports[mover.service]}"
     back = f"{HOST}:{gateway.backends[mover.service]}"
-    places = [row.client, front, row.node, back]
+    places = [row.client, f"{at} (dmz)", row.node, back]
+    if mover.service in (OUT_WEB, OUT_FTP):
+        places = [row.client, f"{at} ({row.node})", DMZ, f"{back} (partner)"]
     if row.direction == "download":
         places.reverse()
     end = f"session {row.session}, equal" if row.good else f"FAILED: {row.trouble}"
@@ -103,7 +105,9 @@ def hints(gateway: Gateway) -> str:
     lines += [
         f"  curl -T SOME-FILE http://{HOST}:{ports['web']}/NAME",
         f"  {curl} --resolve {name}:{port}:{HOST} https://{name}:{port}/NAME",
+        f"  curl --socks5 {HOST}:{ports[OUT_WEB]} http://{HOST}:{gateway.backends[OUT_WEB]}/NAME",
+        f"  curl {user} ftp://{HOST}:{ports[OUT_FTP]}/",
         "and watch what the nodes say:",
-        "  tail -f " + " ".join(str(child.log_file) for child in gateway.children[:-1]),
+        "  tail -f " + " ".join(str(child.log_file) for child in gateway.children[:-2]),
     ]
     return "\n".join(lines)
