@@ -145,13 +145,13 @@ class Gateway:
             # Only now does the DMZ node give this node its share of the sessions.
             await node.said(r"services declared: .* refused=0$", limit_s=_START_LIMIT_S)
             print(f"  inside   internal node {node.name}: has dialled out and published all")
+        self.up = True
+        places = ", ".join(f"{name} {HOST}:{port}" for name, port in self.ports.items())
+        print(f"  dmz      listeners: {places}; for FTP's data {HOST}:{passive}, while it flows")
         out = f"{OUT_WEB} {HOST}:{out_web}, {OUT_FTP} {HOST}:{out_ftp}"
         print(f"  inside   entries of {NODES[0]}: {out}; partner: {HOST}, ports {reached}")
         self.ports |= {OUT_WEB: out_web, OUT_FTP: out_ftp}
         self.backends |= dict(zip((OUT_WEB, OUT_FTP), reached, strict=True))
-        self.up = True
-        places = ", ".join(f"{name} {HOST}:{port}" for name, port in self.ports.items())
-        print(f"  dmz      listeners: {places}; for FTP's data {HOST}:{passive}, while it flows")
 
     def _configure(self, name: str, text: str) -> None:
         identity = f'[identity]\ncertificate = "{name}.pem"\nkey = "{name}.key"\nca = "ca.pem"\n'

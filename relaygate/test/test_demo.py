@@ -42,6 +42,8 @@ _IN_EVERY_RUN: Final = (
     ("FTPS implicit", "Python ftplib"),
     ("tcp (HTTP)", "Python http.client"),
     ("tls (HTTPS)", "Python http.client"),
+    ("SOCKS 5 (HTTP)", "Python http.client"),
+    ("FTP outwards", "Python ftplib"),
 )
 
 # A download by HTTPS arrives with one bit changed, and an upload by HTTP does not arrive.
@@ -173,7 +175,7 @@ class DemoTests(TestCase):
         self.assertIn("OSError: spoilt on purpose", text)
         for name in ("dmz", *NODES):
             self.assertRegex(text, rf"the end of \S+/{name}\.log:\n(2.*\n)*2.* session \w+ end: ")
-        self.assertTrue(text.rstrip().endswith("2 of 12 files did not get through whole"), text)
+        self.assertTrue(text.rstrip().endswith("2 of 16 files did not get through whole"), text)
         self.assertNotIn("Every file arrived", text)
         self.assert_nothing_left()
 
@@ -205,7 +207,7 @@ class DemoTests(TestCase):
         curl, *options = shlex.split(implicit[1])
         listing = await completed(self, [require_program(curl), *options], timeout=_LIMIT_S)
         self.assertRegex(listing.output.decode(), rf" {_OWN_SIZE} .*here\.py")
-        self.assertEqual(len(self.processes()), 4, self.processes())
+        self.assertEqual(len(self.processes()), 5, self.processes())
         demo.kill(signal.SIGINT)
         self.assertEqual(await demo.ended(), 0, demo.log())
         self.assert_nothing_left()
