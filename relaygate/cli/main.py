@@ -12,13 +12,24 @@ import sys
 from collections.abc import Sequence
 
 from relaygate import __version__
-from relaygate.cli import bans, check, doctor, init, node, pki, transfers
+from relaygate.cli import bans, check, completion, doctor, init, node, pki, transfers
 
 __all__ = ["main", "make_parser", "run"]
 
 # What a shell reports for a program that SIGINT or SIGPIPE ended: 128 and the signal's number.
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
+
+_EPILOG = """\
+first steps:
+  relaygate init site       everything for a new deployment, by questions
+  relaygate check FILE      is a configuration right?
+  relaygate status          what does the running node do?
+  relaygate doctor          what is wrong, at which hop, and what to do?
+
+"relaygate COMMAND --help" has examples. Exit status: 0 done; 1 something needs care, or the running
+node refused; 2 wrong usage, or a file that cannot be used; 130 interrupted.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +63,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="relaygate",
         description="Tools for relaygate, a DMZ gateway for file transfer.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"relaygate {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -62,4 +75,5 @@ def make_parser() -> argparse.ArgumentParser:
     bans.add_parser(subparsers)
     doctor.add_parser(subparsers)
     transfers.add_parser(subparsers)
+    completion.add_parser(subparsers, make_parser)
     return parser

@@ -189,3 +189,42 @@ class CheckTests(SynchronousTestCase):
         status, _, err = call("check", "--no-identity", "--kind", "internal", str(DMZ))
         self.assertEqual(status, 2)
         self.assertIn(f"{DMZ}: uplink: unknown key", err)
+
+
+class CompletionTests(SynchronousTestCase):
+    """What shells are told."""
+
+    def complete(self, line: str) -> list[str]:
+        """What bash offers for *line*, whose last word is begun."""
+        status, script, _ = call("completion", "bash")
+        self.assertEqual(status, 0)
+        code = (
+            f"{script}\nCOMP_WORDS=({line}); COMP_CWORD=$(({len(line.split())} - 1));"
+            '_relaygate; printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        done = subprocess.run(
+            ["bash", "--norc", "-c", code], capture_output=True, text=True, timeout=30, check=True
+        )
+        return sorted(done.stdout.split())
+
+    def test_bash(self) -> None:
+        """Subcommands, their subcommands, and options, each where they belong."""
+        self.assertIn("doctor", self.complete("relaygate do"))
+        self.assertEqual(self.complete("relaygate pki is"), ["issue"])
+        self.assertEqual(self.complete("relaygate pki issue --ro"), ["--role"])
+        self.assertEqual(self.complete("relaygate transfers --js"), ["--json"])
+
+    def test_others(self) -> None:
+        """The scripts of zsh and fish know the same commands."""
+        for shell in ("zsh", "fish"):
+            status, out, _ = call("completion", shell)
+            self.assertEqual(status, 0)
+            for word in ("doctor", "transfers", "passphrase-file"):
+                self.assertIn(word, out)
+
+    def test_help_has_examples(self) -> None:
+        """Every command of an operator shows by examples how it is used, and tells its status."""
+        for command in ("init", "doctor", "transfers", "completion"):
+            _, out, _ = call(command, "--help")
+            self.assertIn("examples:", out)
+            self.assertIn(f"relaygate {command} ", out)

@@ -1,0 +1,1 @@
+`relaygate completion` prints scripts for bash, zsh and fish.
