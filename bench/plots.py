@@ -44,7 +44,7 @@ _PLOTS: Final[tuple[tuple[str, str, str, _Bars], ...]] = (
         (("p50", "paced_p50_us", 1e3), ("p99", "paced_p99_us", 1e3)),
     ),
 )
-_LOGARITHMIC: Final = "setup"
+_LOGARITHMIC: Final = ("setup", "memory")
 _BAR: Final = 0.8
 
 
@@ -59,9 +59,9 @@ def draw(results: Results, folder: Path, name: str) -> list[Path]:
     matplotlib.rcParams["svg.hashsalt"] = "relaygate"
     matplotlib.rcParams["svg.fonttype"] = "none"
     paths = []
-    for short, title, unit, bars in _PLOTS:
+    for short, title, unit, bars in (*_PLOTS, _memory(results.most_idle)):
         picture = Figure(figsize=(8, 4.5), layout="constrained")
-        if not _bars(picture.add_subplot(), results, bars, logarithmic=short == _LOGARITHMIC):
+        if not _bars(picture.add_subplot(), results, bars, logarithmic=short in _LOGARITHMIC):
             continue
         axes = picture.axes[0]
         axes.set_title(title)
@@ -70,6 +70,11 @@ def draw(results: Results, folder: Path, name: str) -> list[Path]:
         picture.savefig(path, metadata={"Date": None, "Creator": None})
         paths.append(path)
     return paths
+
+
+def _memory(most: int) -> tuple[str, str, str, _Bars]:
+    bars = tuple((f"{each:,} idle", f"idle_{each}_rss_bytes", 2**20) for each in (0, 1_000, most))
+    return "memory", "Resident memory, all processes of a peer", "MiB (logarithmic)", bars
 
 
 def _bars(axes: Any, results: Results, bars: _Bars, *, logarithmic: bool) -> bool:

@@ -27,6 +27,11 @@ _CPU: Final[tuple[_Column, ...]] = tuple(
     (heading, figure.replace("_gb_s", "_cpu_s_per_gb"), 1, 2)
     for heading, figure, _, _ in _THROUGHPUT
 )
+_CPU_EACH: Final[tuple[_Column, ...]] = tuple(
+    (f"{heading}, {process}", figure.replace("_cpu_s", f"_cpu_{process}_s"), 1, 2)
+    for heading, figure, _, _ in _CPU
+    for process in ("outer", "inner")
+)
 _TLS: Final[tuple[_Column, ...]] = tuple(
     (f"{what} {way}", f"tls_1_{way}_{figure}", 1, 2)
     for what, figure in (("GB/s", "gb_s"), ("CPU s/GB", "cpu_s_per_gb"))
@@ -132,6 +137,7 @@ def _markdown(results: Results, pictures: list[Path]) -> Iterator[str]:
     sections: tuple[tuple[str, Kind, tuple[_Column, ...]], ...] = (
         ("Throughput in GB/s, by streams and way", "bytes", _THROUGHPUT),
         ("CPU seconds for a GB, all processes of a peer", "bytes", _CPU),
+        ("CPU seconds for a GB, each process", "bytes", _CPU_EACH),
         ("Ending the TLS of one stream", "tls", _TLS),
         ("FTP: a file of 256 MiB, in one session", "ftp", _FTP_BULK),
         ("FTP: files of 4 KiB in one session, and the way to a first listing", "ftp", _FTP_SMALL),
@@ -142,7 +148,16 @@ def _markdown(results: Results, pictures: list[Path]) -> Iterator[str]:
             "bytes",
             _REPLY,
         ),
-        ("Idle sessions", "bytes", _idle_columns(results)),
+        (
+            "Idle sessions: resident memory of all processes, and of the larger one for a session",
+            "bytes",
+            _memory_columns(results),
+        ),
+        (
+            "Idle sessions: what 8 new ones at once and one stream get beside them",
+            "bytes",
+            _beside_columns(results),
+        ),
     )
     for title, kind, columns in sections:
         yield from _table(results, title, kind, columns)
@@ -183,20 +198,30 @@ def _title(peer: Peer) -> str:
     return f"{peer.title} (encrypts)" if peer.encrypted else peer.title
 
 
-def _idle_columns(results: Results) -> tuple[_Column, ...]:
-    columns: list[_Column] = []
-    for count in dict.fromkeys((1_000, results.most_idle)):
-        columns += [
-            (f"held of {count:,}", f"idle_{count}_held", 1, 0),
-            ("MiB in all", f"idle_{count}_rss_bytes", 2**20, 1),
-            ("KiB a session, the larger process", f"idle_{count}_session_bytes", 1024, 2),
-        ]
-    for count in dict.fromkeys((0, 1_000, results.most_idle)):
-        columns += [
-            (f"sessions/s beside {count:,}", f"idle_{count}_sessions_8_per_s", 1, 0),
-            (f"GB/s beside {count:,}", f"idle_{count}_streams_1_gb_s", 1, 2),
-        ]
-    return tuple(columns)
+def _memory_columns(results: Results) -> tuple[_Column, ...]:
+    counts = tuple(dict.fromkeys((1_000, results.most_idle)))
+    return (
+        *((f"held of {count:,}", f"idle_{count}_held", 1, 0) for count in counts),
+        *((f"MiB with {count:,}", f"idle_{count}_rss_bytes", 2**20, 1) for count in (0, *counts)),
+        *(
+            (f"KiB a session of {count:,}", f"idle_{count}_session_bytes", 1024, 2)
+            for count in counts
+        ),
+    )
+
+
+def _beside_columns(results: Results) -> tuple[_Column, ...]:
+    counts = tuple(dict.fromkeys((0, 1_000, results.most_idle)))
+    kinds: tuple[tuple[str, str, float, int], ...] = (
+        ("sessions/s", "sessions_8_per_s", 1, 0),
+        ("set-up p50 in ms", "setup_p50_us", 1e3, 2),
+        ("GB/s", "streams_1_gb_s", 1, 2),
+    )
+    return tuple(
+        (f"{title} beside {count:,}", f"idle_{count}_{figure}", scale, decimals)
+        for title, figure, scale, decimals in kinds
+        for count in counts
+    )
 
 
 def _table(results: Results, title: str, kind: Kind, columns: tuple[_Column, ...]) -> Iterator[str]:

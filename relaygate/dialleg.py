@@ -91,11 +91,14 @@ class DialledLeg(SocketLeg):
             return
         self.stopWriting()
         self._limit.cancel()
+        reached = self.reached
+        # A session may be long, and keeps nothing that it needs no more.
+        del self._limit, self.reached
         self.connected = True
         self.protocol.makeConnection(self)
         # A process that is killed from here on must not look like one that had nothing to say.
         self.abort_by_default()
-        self.reached.callback(self)
+        reached.callback(self)
 
     def _give_up(self) -> None:
         self.disconnected = True
