@@ -46,6 +46,9 @@ from relaygate.protocols.httpfields import Parties
 from relaygate.relay import Relay
 from relaygate.sessionlog import log_event
 
+# A line has room for so many bytes of a path beside all the rest.
+LOGGED_PATH = 1000
+
 
 class HTTPRelay:
     """
@@ -335,7 +338,7 @@ class HTTPRelay:
             | {
                 "method": _text(effect.method),
                 "host": _text(effect.host),
-                "path": _text(path),
+                "path": _text(path[:LOGGED_PATH]),
                 "status": effect.status,
                 "bytes_in": effect.bytes_in + self._partly[Side.CLIENT],
                 "bytes_out": effect.bytes_out + self._partly[Side.BACKEND],
@@ -344,6 +347,8 @@ class HTTPRelay:
             | detail,
         )
         self._partly = dict.fromkeys(Side, 0)
+        if self._backend is None:
+            self._seeker.name = "-"
         if effect.unauthorised:
             self._unauthorised()
 
