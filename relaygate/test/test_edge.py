@@ -11,7 +11,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
 from relaygate import intake
-from relaygate.config import BansConfig, HealthConfig
+from relaygate.config import BansConfig, HealthConfig, HTTPConfig
 from relaygate.mapped import MappedPorts, Mapping
 from relaygate.networks import NetworkSet, network_of
 from relaygate.protocols.proxyheader import LOCAL, header_for
@@ -49,6 +49,16 @@ class Refusing(End):
         super().dataReceived(data)
         reply = b"331 and?\r\n" if data.startswith(b"USER") else b"530 no\r\n"
         self.transport.write(reply)  # type: ignore[union-attr]
+
+
+class Unauthorised(End):
+    """A web server that knows nobody."""
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        if self.data.endswith(b"\r\n\r\n"):
+            answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
+            self.transport.write(answer)  # type: ignore[union-attr]
 
 
 class EdgeCase(SessionCase):
@@ -216,6 +226,18 @@ class BanTests(EdgeCase):
             await self.dropped()
         (line,) = lines(events, "banned: network=127.0.0.1")
         self.assertIn("reason='too many refused FTP logins'", line)
+
+    async def test_by_rule_of_http(self) -> None:
+        """Who guesses passwords of HTTP is banned, too (Requirement 87)."""
+        self.inside = {"bans": BansConfig(http_failures=2)}
+        await self.begin("http", Unauthorised, http=HTTPConfig())
+        ask = b"GET / HTTP/1.1\r\nHost: x.example\r\nAuthorization: Basic eDp5\r\n\r\n"
+        for _ in range(2):
+            client = await self.client(ask)
+            await until(lambda: b" 401 " in client.data)  # noqa: B023
+            client.transport.loseConnection()  # type: ignore[union-attr]
+        await until(lambda: len(self.dmz.book.bans))
+        await self.dropped(ask)
 
     async def test_never(self) -> None:
         """Who is never to be banned is not, by rule or by command."""
