@@ -1,7 +1,7 @@
 # make test      set everything up and run the whole suite      TESTS=relaygate.test.test_x  TRIALFLAGS=-j2
 # make check     linters, types, news fragments
 # make demo      the gateway at work, on this machine alone      ARGS=--keep for a try by hand
-# make bench     beside other relays, a run of half an hour    ARGS=--quick for a look; see bench/README.md
+# make bench     beside other relays, a run of 25 minutes     ARGS=--quick for a look; see bench/README.md
 # make coverage  the suite, with a report of what it did not reach
 # make docs      the site and the man pages, into build/; a broken link is an error
 # make news      build NEWS from the fragments (VERSION: see relaygate/__init__.py)
