@@ -46,9 +46,7 @@ AMBIGUOUS: Final = {
     "quoted chunked": _post(b'Transfer-Encoding: "chunked"', body=_EMPTY + _SECOND),
     "chunked behind a NUL": _post(b"Transfer-Encoding: \0chunked", body=_EMPTY + _SECOND),
     "chunked behind a form feed": _post(b"Transfer-Encoding:\x0cchunked", body=_EMPTY + _SECOND),
-    "chunked in HTTP/1.0": _post(
-        _CHUNKED, body=_EMPTY + _SECOND, line=b"POST /first HTTP/1.0"
-    ),
+    "chunked in HTTP/1.0": _post(_CHUNKED, body=_EMPTY + _SECOND, line=b"POST /first HTTP/1.0"),
     "chunks with bare LF": _post(_CHUNKED, body=b"0\n\n" + _SECOND),
     "chunk size with 0x": _post(_CHUNKED, body=b"0x0\r\n\r\n" + _SECOND),
     "chunk size with a sign": _post(_CHUNKED, body=b"+0\r\n\r\n" + _SECOND),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -11,9 +13,10 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
 from relaygate import intake
-from relaygate.config import BansConfig, HealthConfig, HTTPConfig
+from relaygate.config import BackendTLSConfig, BansConfig, HealthConfig, HTTPConfig
 from relaygate.mapped import MappedPorts, Mapping
 from relaygate.networks import NetworkSet, network_of
+from relaygate.pki import make_ca
 from relaygate.protocols.proxyheader import LOCAL, header_for
 from relaygate.test.test_sessions import FTP, Echo, End, SessionCase, twisted
 from relaygate.test.wire import lines, logged, until
@@ -455,6 +458,23 @@ class HeaderOutTests(EdgeCase):
         first, _, rest = self.backend.made[0].data.partition(b"\r\n")
         self.assertTrue(first.startswith(b"PROXY TCP4 127.0.0.1 127.0.0.1 "), first)
         self.assertEqual(rest, b"USER a\r\n")
+
+    def authority(self) -> Path:
+        """A file with the authority of some backends."""
+        file = Path(self.mktemp())
+        file.write_bytes(make_ca("backends", datetime.now(UTC)).certificate_pem)
+        return file
+
+    async def test_before_tls(self) -> None:
+        """The header comes in clear, before TLS towards the backend begins (Requirement 76)."""
+        tls = BackendTLSConfig("on", self.authority())
+        await self.begin("ftp", End, ftp=FTP, proxy_protocol="v1", backend_tls=tls)
+        await self.client()
+        await until(lambda: self.backend.made and b"\r\n\x16\x03" in self.backend.made[0].data)
+        backend = self.backend.made[0]
+        self.assertTrue(backend.data.startswith(b"PROXY TCP4 127.0.0.1 "))
+        backend.transport.abortConnection()  # type: ignore[union-attr]
+        await until(lambda: not (self.node.sessions or len(self.dmz.desk)))
 
     async def test_checks(self) -> None:
         """A check of a backend says that it speaks for nobody (Requirement 75)."""
