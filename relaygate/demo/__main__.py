@@ -78,7 +78,9 @@ def movers(reactor: Any, gateway: Gateway, client: str) -> list[Mover]:
     found += [
         mover(folder, ports[mover.service]) for mover in (PlainFTP, ExplicitFTPS, ImplicitFTPS)
     ]
-    found += [Web(ports["web"]), Web(ports["web-tls"], folder / SERVERS_CA)]
+    ca = folder / SERVERS_CA
+    found += [Web(ports["web"]), Web(ports["web-opened"], ca)]
+    found += [Web(ports["web-tls"], ca, passed=True)]
     found += [SocksWeb(ports[OUT_WEB], gateway.backends[OUT_WEB])]
     found += [ForwardedFTP(folder, ports[OUT_FTP])]
     return found

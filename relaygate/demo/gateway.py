@@ -33,6 +33,8 @@ tls = {{certificate = "ftp.pem", key = "ftp.key"}}
 ftp = {{passive_ports = "{passive}"}}
 """
 
+_OPENED: Final = 'tls = {certificate = "web.pem", key = "web.key"}\n'
+
 _START_LIMIT_S: Final = 20.0
 _END_LIMIT_S: Final = 5.0
 
@@ -53,8 +55,9 @@ SERVICES: Final = (
     Service("sftp", "ssh", "sftp"),
     Service("ftp", "ftp", "ftp"),
     Service("ftps", "ftps", "ftp"),
-    Service("web", "tcp", "web"),
-    Service("web-tls", "tls", "web-tls"),
+    Service("web", "http", "web"),
+    Service("web-opened", "https", "web"),
+    Service("web-tls", "https", "web-tls"),
 )
 
 
@@ -248,6 +251,7 @@ def _internal_config(
         f'listen = "{HOST}:{ports[service.name]}"\n'
         f'backends = ["{HOST}:{backends[service.name]}"]\n'
         + (_FTP.format(passive=passive) if service.backend == "ftp" else "")
+        + (_OPENED if service.name == "web-opened" else "")
         for service in SERVICES
     ]
     return gateway + "".join(services)

@@ -43,17 +43,20 @@ def make_server_certificates(servers: Path, clients: Path, nodes: Iterable[Path]
     """
     Make ``web.pem`` (key and certificate) for the HTTPS server, and the CA's for clients.
 
-    In the folder of each of the *nodes*: ``ftp.pem`` and ``ftp.key``, for the FTP service.
+    In the folder of each of the *nodes*: ``ftp.pem`` and ``ftp.key``, for the FTP service, and
+    ``web.pem`` and ``web.key`` for the service of HTTPS that is opened.
     """
     now = datetime.now(UTC)
     ca = pki.make_ca("relaygate demo servers", now, _DAYS)
     # To TLS clients a DMZ node's certificate is a server's, with a DNS name: just what is needed.
     made = pki.issue(ca, WEB_NAME, Role.DMZ, now, _DAYS)
     _write(servers / "web.pem", made.key_pem + made.certificate_pem, 0o600)
-    made = pki.issue(ca, FTP_NAME, Role.DMZ, now, _DAYS)
-    for node in nodes:
-        _write(node / "ftp.pem", made.certificate_pem, 0o644)
-        _write(node / "ftp.key", made.key_pem, 0o600)
+    nodes = list(nodes)
+    for service, name in (("ftp", FTP_NAME), ("web", WEB_NAME)):
+        made = pki.issue(ca, name, Role.DMZ, now, _DAYS)
+        for node in nodes:
+            _write(node / f"{service}.pem", made.certificate_pem, 0o644)
+            _write(node / f"{service}.key", made.key_pem, 0o600)
     _write(clients / SERVERS_CA, ca.certificate_pem, 0o644)
 
 

@@ -23,17 +23,17 @@ _IDLE_LIMIT_S: Final = 15.0
 
 class Web:
     """
-    Moves files by HTTP to and from *port*; with *ca* by HTTPS.
+    Moves files by HTTP to and from *port*; with *ca* by HTTPS, which is *passed* on or not.
 
-    The certificate must then be that of the server inside: what is verified at this end was made
-    at the other, and the gateway between them can have opened nothing.
+    Where it is passed on, the certificate must be that of the server inside: what is verified at
+    this end was made at the other, and the gateway between them can have opened nothing.
     """
 
     client = "Python http.client"
 
-    def __init__(self, port: int, ca: Path | None = None) -> None:
-        self.protocol = "tls (HTTPS)" if ca else "tcp (HTTP)"
-        self.service = "web-tls" if ca else "web"
+    def __init__(self, port: int, ca: Path | None = None, *, passed: bool = False) -> None:
+        self.protocol = "HTTPS passed on" if passed else "HTTPS" if ca else "HTTP"
+        self.service = "web-tls" if passed else "web-opened" if ca else "web"
         self._port = port
         self._ca = ca
 

@@ -40,8 +40,9 @@ _IN_EVERY_RUN: Final = (
     ("FTP", "Python ftplib"),
     ("FTPS explicit", "Python ftplib"),
     ("FTPS implicit", "Python ftplib"),
-    ("tcp (HTTP)", "Python http.client"),
-    ("tls (HTTPS)", "Python http.client"),
+    ("HTTP", "Python http.client"),
+    ("HTTPS", "Python http.client"),
+    ("HTTPS passed on", "Python http.client"),
     ("SOCKS 5 (HTTP)", "Python http.client"),
     ("FTP outwards", "Python ftplib"),
 )
@@ -168,14 +169,14 @@ class DemoTests(TestCase):
         """A file that arrives altered, or not at all, ends it with status 1 and the nodes' logs."""
         status, text = await self.run_demo("-c", _SPOILT, "--client", "own", "--sizes", "3K")
         self.assertEqual(status, 1, text)
-        self.assertRegex(text, r"(?m)^tls \(HTTPS\) .* download .* NOT EQUAL$")
-        self.assertRegex(text, r"(?m)^tls \(HTTPS\) .* upload .* equal$")
-        self.assertRegex(text, r"(?m)^tcp \(HTTP\) .* upload .* FAILED$")
-        self.assertRegex(text, r"(?m)^tcp \(HTTP\) .* download .* equal$")
+        self.assertRegex(text, r"(?m)^HTTPS passed on .* download .* NOT EQUAL$")
+        self.assertRegex(text, r"(?m)^HTTPS passed on .* upload .* equal$")
+        self.assertRegex(text, r"(?m)^HTTP  .* upload .* FAILED$")
+        self.assertRegex(text, r"(?m)^HTTP  .* download .* equal$")
         self.assertIn("OSError: spoilt on purpose", text)
         for name in ("dmz", *NODES):
             self.assertRegex(text, rf"the end of \S+/{name}\.log:\n(2.*\n)*2.* session \w+ end: ")
-        self.assertTrue(text.rstrip().endswith("2 of 16 files did not get through whole"), text)
+        self.assertTrue(text.rstrip().endswith("2 of 18 files did not get through whole"), text)
         self.assertNotIn("Every file arrived", text)
         self.assert_nothing_left()
 
