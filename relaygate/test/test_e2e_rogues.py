@@ -39,8 +39,8 @@ REPLY_BYTES: Final = len(seal(SessionReply(0), b"k" * 32))
 CAP: Final = 20
 FOR_S: Final = 3.0
 GROWTH_KB: Final = 20 << 10
-# Some thousand idle channels, most of it for those under TLS.
-CHANNELS_KB: Final = 96 << 10
+# Some thousand idle channels under TLS, about 25 KB for each at its peak.
+CHANNELS_KB: Final = 192 << 10
 ID: Final = "0123456789abcdef"
 
 
