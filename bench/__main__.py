@@ -17,13 +17,14 @@ from bench.install import install
 from bench.loads import Figures, Load
 from bench.machine import Others, machine
 from bench.measures import FULL, MEASURES, QUICK, Times, applies
+from bench.outward import OUTWARD
 from bench.peers import PEERS, Peer
 from bench.processes import BenchError, file_limit, most_idle, raise_file_limit
 from bench.proxies import PROXIES
 from bench.results import Results
 from bench.tunnels import TUNNELS
 
-ALL: Final = {peer.name: peer for peer in (*PEERS, *PROXIES, *TUNNELS, *FTP_PEERS)}
+ALL: Final = {peer.name: peer for peer in (*PEERS, *PROXIES, *TUNNELS, *OUTWARD, *FTP_PEERS)}
 _QUICK_PEERS: Final = ("direct", "relaygate", "haproxy")
 # Both ends of 10,000 sessions, and what is beside them.
 _FILES: Final = 65_536

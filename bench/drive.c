@@ -6,6 +6,9 @@
  *     drive exchange PORT BYTES WARM SECONDS           request and response in one open session
  *     drive hold PORT SESSIONS                         open and keep them until stdin says a line
  *
+ * PORT may be PROXY/socks/PORT or PROXY/connect/PORT: then each connection goes to the proxy's port
+ * and asks it for the other one, which is part of its time.
+ *
  * It is in C so that it is never what is measured.  It prints "begin" when its warm-up is over, and
  * one line "end name=number ..." at last.  RATE 0 is as fast as it goes.
  */
@@ -15,6 +18,54 @@
 
 enum { OPENING = 64, GIVE_UP_S = 20 };
 
+enum { NO_PROXY, SOCKS, CONNECT } proxy;
+enum { FIRST, ASKING, ASKED, TOLD };
+static int target;
+/* How far each connection is with its proxy. */
+static unsigned char *stages;
+
+/* What is said next to the proxy, for the stage that follows; none once the way is open. */
+static int ask(int stage, unsigned char *words, size_t room)
+{
+    if (proxy == CONNECT && stage == ASKED)
+        return snprintf((char *)words, room, "CONNECT 127.0.0.1:%d HTTP/1.1\r\n\r\n", target);
+    unsigned char greeting[] = {5, 1, 0};
+    unsigned char request[] = {5, 1, 0, 1, 127, 0, 0, 1, (unsigned char)(target >> 8),
+                               (unsigned char)target};
+    if (proxy == SOCKS && stage == ASKING) {
+        memcpy(words, greeting, sizeof greeting);
+        return sizeof greeting;
+    }
+    memcpy(words, request, sizeof request);
+    return sizeof request;
+}
+
+/* Whether an answer lets the connection go on. */
+static int agrees(int stage, const unsigned char *words, ssize_t count)
+{
+    if (proxy == CONNECT)
+        return count > 12 && !memcmp(words + 8, " 200", 4);
+    return count == (stage == ASKING ? 2 : 10) && words[1] == 0;
+}
+
+/* One event of a connection with its proxy: 0 while it goes on, 1 when the way is open, -1 failed. */
+static int proxy_step(int fd)
+{
+    unsigned char words[512];
+    if (stages[fd] != FIRST) {
+        ssize_t count = recv(fd, words, sizeof words, 0);
+        if (!agrees(stages[fd], words, count))
+            return -1;
+        if (stages[fd] == ASKED) {
+            stages[fd] = TOLD;
+            return 1;
+        }
+    }
+    stages[fd] = stages[fd] == FIRST && proxy == SOCKS ? ASKING : ASKED;
+    int length = ask(stages[fd], words, sizeof words);
+    return send(fd, words, (size_t)length, MSG_NOSIGNAL) == length ? 0 : -1;
+}
+
 /* A connection that is being made; -1 when there is none to be had. */
 static int dial(int port, uint32_t events)
 {
@@ -23,6 +74,7 @@ static int dial(int port, uint32_t events)
     if (fd < 0)
         return -1;
     no_delay(fd);
+    stages[fd] = proxy == NO_PROXY ? TOLD : FIRST;
     if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0 && errno != EINPROGRESS) {
         close(fd);
         return -1;
@@ -49,6 +101,10 @@ static int opened(int port, char mode)
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
         fail("connect");
+    stages[fd] = proxy == NO_PROXY ? TOLD : FIRST;
+    while (stages[fd] != TOLD)
+        if (proxy_step(fd) < 0)
+            fail("the proxy refuses");
     if (send(fd, &mode, 1, MSG_NOSIGNAL) != 1)
         fail("send");
     return fd;
@@ -130,6 +186,14 @@ static int one_step(const struct epoll_event *event)
 {
     int fd = event->data.fd;
     char byte = 'e';
+    if (stages[fd] != TOLD) {
+        int result = proxy_step(fd);
+        if (result > 0 && send(fd, &byte, 1, MSG_NOSIGNAL) != 1)
+            return -1;
+        if (result == 0)
+            watch(fd, EPOLLIN, EPOLL_CTL_MOD);
+        return result < 0 ? -1 : 0;
+    }
     if (event->events & EPOLLOUT && !(event->events & (EPOLLERR | EPOLLHUP))) {
         if (send(fd, &byte, 1, MSG_NOSIGNAL) == 1) {
             watch(fd, EPOLLIN, EPOLL_CTL_MOD);
@@ -273,7 +337,15 @@ int main(int argc, char **argv)
 {
     const char *what = argc > 2 ? argv[1] : "";
     int port = argc > 2 ? atoi(argv[2]) : 0;
+    char *way = argc > 2 ? strchr(argv[2], '/') : NULL;
     prepare();
+    stages = calloc((size_t)sysconf(_SC_OPEN_MAX), 1);
+    if (stages == NULL)
+        fail("no memory");
+    if (way != NULL) {
+        proxy = way[1] == 's' ? SOCKS : CONNECT;
+        target = atoi(strrchr(way, '/') + 1);
+    }
     if (!strcmp(what, "stream") && argc == 7)
         stream(port, !strcmp(argv[3], "up"), atoi(argv[4]), atof(argv[5]), atof(argv[6]));
     else if (!strcmp(what, "sessions") && argc == 7)

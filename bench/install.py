@@ -38,6 +38,9 @@ _DEBIAN: Final = {
         ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
     ),
     "stunnel": (("stunnel", "stunnel4"),),
+    "dante": (("danted", "dante-server"), ("haproxy", "haproxy")),
+    "tinyproxy": (("tinyproxy", "tinyproxy-bin"), ("haproxy", "haproxy")),
+    "squid": (("squid", "squid"), ("haproxy", "haproxy")),
     "ssh": (("sshd", "openssh-server"), ("ssh", "openssh-client")),
 }
 _FTP_PACKAGES: Final = ("vsftpd", "proftpd-core", "proftpd-mod-crypto", "proftpd-mod-proxy")

@@ -91,7 +91,7 @@ class Load:
         if self._ftp is not None:
             self._ftp.stop()
 
-    def run(self, peer: Group, port: int, what: str, *arguments: float | str) -> Measured:
+    def run(self, peer: Group, port: int | str, what: str, *arguments: float | str) -> Measured:
         """
         Run the client *what* against *port* to its end, and account *peer* meanwhile.
 
@@ -101,13 +101,13 @@ class Load:
         with self._client(self._client_program, what, port, *arguments) as client:
             return self._measured(client, peer)
 
-    def run_tls(self, peer: Group, port: int, *arguments: float | str) -> Measured:
+    def run_tls(self, peer: Group, port: int | str, *arguments: float | str) -> Measured:
         """The same with one stream under TLS, which the peer ends."""
         program = (sys.executable, "-m", "bench.tlsdrive")
         with self._client(program, port, *arguments) as client:
             return self._measured(client, peer)
 
-    def run_ftp(self, peer: Group, port: int, *arguments: float | str) -> Measured:
+    def run_ftp(self, peer: Group, port: int | str, *arguments: float | str) -> Measured:
         """The same with an FTP client, against a peer that speaks FTP."""
         program = (sys.executable, "-m", "bench.ftpdrive")
         with self._client(program, port, *arguments) as client:
@@ -124,7 +124,7 @@ class Load:
         return Measured(_figures(words), cpu, mine)
 
     @contextmanager
-    def hold(self, port: int, count: int) -> Iterator[Held]:
+    def hold(self, port: int | str, count: int) -> Iterator[Held]:
         """Open *count* sessions through *port*, and keep them meanwhile."""
         with self._client(self._client_program, "hold", port, count) as client:
             assert client.stdin is not None

@@ -23,7 +23,7 @@ MAX_SESSIONS: Final = 20_000
 POOL: Final = 32
 
 _DAYS: Final = 30
-_TWISTD: Final = ("-c", "from twisted.scripts.twistd import run; run()")
+TWISTD: Final = ("-c", "from twisted.scripts.twistd import run; run()")
 
 # The DMZ node's certificate serves where TLS ends: clients of the benchmark look at none.
 OWN_TLS: Final = 'tls = {certificate = "../dmz/dmz.pem", key = "../dmz/dmz.key"}'
@@ -40,7 +40,8 @@ class Peer:
 
     *start* begins its processes in a group, in front of the backend's port, and returns the port
     for clients; *version* says which one it is.  Both raise :class:`BenchError` when it is not
-    installed.  *note* says how it is set up.
+    installed.  *note* says how it is set up.  With *asks* it is a proxy, which clients ask for the
+    backend.
     """
 
     name: str
@@ -53,17 +54,21 @@ class Peer:
     kind: Kind = "bytes"
     # A pool takes a moment to fill.
     settle_s: float = 0.2
+    asks: Literal["", "socks", "connect"] = ""
 
     def up(self, folder: Path, backend: int) -> Running:
         """Start it and wait until a byte has gone there and back through it."""
         group = Group(folder)
         try:
             port = self.start(group, backend)
-            group.wait(lambda: self._serves(port), READY_LIMIT_S, "no byte came through")
+            if self.asks:
+                listening(group, port)
+            else:
+                group.wait(lambda: self._serves(port), READY_LIMIT_S, "no byte came through")
         except BaseException:
             group.stop()
             raise
-        return Running(group, port)
+        return Running(group, f"{port}/{self.asks}/{backend}" if self.asks else port)
 
     def _serves(self, port: int) -> bool:
         return greets(port, b"220") if self.kind == "ftp" else echoes(port, tls=self.kind == "tls")
@@ -71,10 +76,10 @@ class Peer:
 
 @dataclass(frozen=True)
 class Running:
-    """A peer that is up: its processes, and the port for clients."""
+    """A peer that is up: its processes, and the port for clients, as these take it."""
 
     group: Group
-    port: int
+    port: int | str
 
 
 def found(program: str, *folders: Path) -> str:
@@ -146,7 +151,7 @@ backends = ["{HOST}:{backend}"]
         identity = f'[identity]\ncertificate = "{name}.pem"\nkey = "{name}.key"\nca = "ca.pem"\n'
         config = group.folder / name / f"{name}.toml"
         config.write_text(identity + texts[name])
-        argv = [node_python(), *_TWISTD, "-n", "--pidfile=", program, "--config", str(config)]
+        argv = [node_python(), *TWISTD, "-n", "--pidfile=", program, "--config", str(config)]
         group.start(name, argv, path)
         if name == "dmz":
             # An internal node that dials too early waits before it dials again.

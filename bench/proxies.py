@@ -114,6 +114,22 @@ def _start_haproxy(
     )
 
 
+def haproxy_hop(group: Group, name: str, port: int, target: int) -> None:
+    """Start one HAProxy, as those of the peer are, from *port* to *target*."""
+    config = group.folder / f"{name}.cfg"
+    config.write_text(
+        _HAPROXY.format(
+            host=HOST,
+            port=port,
+            tls="",
+            target=target,
+            threads="nbthread 1",
+            sessions=most_idle(file_limit()) + _ROOM,
+        )
+    )
+    group.start(name, [found("haproxy"), "-db", "-f", str(config)])
+
+
 def _two_hops(
     group: Group,
     backend: int,

@@ -38,6 +38,7 @@ def verdicts(results: Results) -> list[Verdict]:
         *_ftp(results),
         *_sessions(results),
         *_idle(results),
+        *_outward(results),
     ]
 
 
@@ -152,6 +153,23 @@ def _idle(results: Results) -> Iterator[Verdict]:
         with_idle = results.median(_US, f"idle_{most}_{figure}")
         empty = results.median(_US, f"idle_0_{figure}")
         yield _at_least(f"idle: {what} within 10 % of empty", with_idle, empty, 0.9)
+
+
+def _outward(results: Results) -> Iterator[Verdict]:
+    """Ways out: ahead of all in throughput, and 0.6 of dante's new connections."""
+    for us, title, others in (
+        ("relaygate-socks", "dante", ("dante",)),
+        ("relaygate-connect", "tinyproxy and squid", ("tinyproxy", "squid")),
+    ):
+        for streams in _STREAMS:
+            for way in _WAYS:
+                figure = f"streams_{streams}_{way}_gb_s"
+                target = f"outwards, {_count(streams)} {way}: at least 1.0 times {title}"
+                other = _best(results, others, figure)
+                yield _at_least(target, results.median(us, figure), other, 1.0)
+    target = "outwards, new connections a second by SOCKS: at least 0.6 times dante"
+    other = most_sessions(results, "dante")
+    yield _at_least(target, most_sessions(results, "relaygate-socks"), other, 0.6)
 
 
 def _count(streams: int) -> str:

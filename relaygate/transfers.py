@@ -220,6 +220,9 @@ class Transfer:
         return self.control.session
 
     def _note(self, what: str, **fields: object) -> None:
+        if self._way == "outwards":
+            # A session of its own, which has lines of its own.
+            return
         # At debug level: the inside's log has a line for each transfer, which knows what it was.
         shown = " ".join(f"{name}={value!r}" for name, value in fields.items())
         self.log.debug(
