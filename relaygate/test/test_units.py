@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from twisted.internet.task import Clock
@@ -128,7 +130,11 @@ class ConfinedTests(TestCase):
         if os.geteuid():
             missing("only root can give rights up for another")
         self.folder = new_folder(self)
-        self.address = self.folder / "notify"
+        # A socket's path has 107 bytes at the most, and a checkout may lie deeper than that.
+        place = Path(tempfile.mkdtemp(prefix="relaygate-"))
+        place.chmod(0o755)
+        self.addCleanup(shutil.rmtree, place)
+        self.address = place / "notify"
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.addCleanup(self.socket.close)
         self.socket.bind(str(self.address))
