@@ -18,7 +18,7 @@ from relaygate.mapped import MappedPorts, Mapping
 from relaygate.networks import NetworkSet, network_of
 from relaygate.pki import make_ca
 from relaygate.protocols.proxyheader import LOCAL, header_for
-from relaygate.test.test_sessions import FTP, Echo, End, SessionCase, twisted
+from relaygate.test.test_sessions import FTP, Echo, End, SessionCase, free_port, twisted
 from relaygate.test.wire import lines, logged, until
 
 LOOPBACK = NetworkSet.of([network_of("127.0.0.0/8")])
@@ -382,13 +382,14 @@ class HeaderInTests(EdgeCase):
 
         ports = self.dmz._ports
         passive = ports.open("127.0.0.1", (50_000, 50_999), expects, came.append, lambda: None)
-        mapping = Mapping("svc", 51_000, 51_000, (), False)
+        number = free_port()
+        mapping = Mapping("svc", number, number, (), False)
         ranges = MappedPorts(
             twisted, ports.allowed, lambda _, __, leg: came.append(leg), self.dmz.intake
         )
         self.addCleanup(ranges.stop)
         ranges.begin("0123456789abcdef", "203.0.113.9", "127.0.0.1", mapping)
-        for self.port in (passive.number, 51_000):
+        for self.port in (passive.number, number):
             for stranger in (b"x" * 20, header("203.0.113.8"), LOCAL["v2"]):
                 self.assertEqual(await self.over(await self.client(stranger)), "reset")
             self.assertEqual(came, [])
