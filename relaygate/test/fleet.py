@@ -85,7 +85,8 @@ class Fleet:
     """
     Two DMZ nodes, internal nodes called *names*, *backends* servers, and one service ``echo``.
 
-    *keys* is more text for the service, *tables* for its tables; *stop* is ``[stop] drain``.
+    *keys* is more text for the service, *tables* for its tables; *policy* and *dmz_tables* are for
+    the DMZ nodes; *stop* is ``[stop] drain``.
     """
 
     def __init__(
@@ -96,6 +97,8 @@ class Fleet:
         *,
         keys: str = "",
         tables: str = "",
+        policy: str = "",
+        dmz_tables: str = "",
         stop: int = 0,
     ) -> None:
         netns.require()
@@ -110,6 +113,7 @@ class Fleet:
             "dmz2": (TwoDMZNetwork.second_outer, TwoDMZNetwork.second_inner),
         }
         self.authority = Authority(case)
+        self._policy, self._dmz_tables = policy, dmz_tables
         self._stop = f"[stop]\ndrain = {stop}\n"
         self._served: dict[str, list[tuple[float, tuple[str, str, str]]]] = {}
         self.backends = [self._backend(number) for number in range(1, backends + 1)]
@@ -125,7 +129,8 @@ class Fleet:
         config = (
             f'[uplink]\nlisten = "{self.gates[name][1]}:{UPLINK_PORT}"\n'
             f"nodes = {json.dumps([*nodes, 'node-new'])}\n"
-            f'[policy]\nlisten = ["0.0.0.0:1-65535"]\n{self._stop}'
+            f'[policy]\nlisten = ["0.0.0.0:1-65535"]\n'
+            f"{self._policy}\n{self._dmz_tables}\n{self._stop}"
         )
         where: Where = (self.network, cast("Place", name))
         return Node(self.case, self.authority, Role.DMZ, name, config, where=where)
@@ -204,15 +209,27 @@ class Clients:
 
     Each takes one of the DMZ nodes' addresses in turn, and the other one if that does not answer,
     as who has both from the DNS does.  *pause_s* is between two sessions of a short one.
+    With *front*, an address outside, all go there.
     """
 
-    def __init__(self, fleet: Fleet, *, short: int, long: int, pause_s: float = 0.05) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        short: int,
+        long: int,
+        pause_s: float = 0.05,
+        front: tuple[str, int] | None = None,
+    ) -> None:
         self.seen = Seen()
         self._fleet = fleet
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._turn = 0
         self._pause_s = pause_s
+        self._ends = [(outer, SERVICE_PORT) for outer, _ in fleet.gates.values()]
+        if front is not None:
+            self._ends = [front]
         self._threads = [
             threading.Thread(target=work, daemon=True)
             for work in [self._come_and_go] * short + [self._stay] * long
@@ -234,13 +251,12 @@ class Clients:
         with self._lock:
             self._turn += 1
             turn = self._turn
-        hosts = [outer for outer, _ in self._fleet.gates.values()]
         began = time.monotonic()
         trouble = ""
-        for at in range(len(hosts)):
-            host = hosts[(turn + at) % len(hosts)]
+        for at in range(len(self._ends)):
+            host, port = self._ends[(turn + at) % len(self._ends)]
             try:
-                peer = dial(self._fleet.outside, host, SERVICE_PORT)
+                peer = dial(self._fleet.outside, host, port)
             except OSError as error:
                 trouble += f"{host}: {error!r} "
                 continue

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from twisted.trial.unittest import TestCase
 
-from relaygate.test.fleet import DMZ2, SERVICE_PORT, Clients, Fleet, note
+from relaygate.test.fleet import CLIENT_LIMIT_S, DMZ2, SERVICE_PORT, Clients, Fleet, note
 from relaygate.test.gateway import SOAK
 from relaygate.test.netns import Place
 from relaygate.test.nodes import Node
@@ -98,7 +98,8 @@ class FaultTests(TestCase):
         self.assertEqual(seen.refused, [])
         self.assertEqual(innocent, [])
         self.assertGreater(seen.served, 100)
-        self.assertLess(seen.slowest_s, 20.0)
+        # One that waited a whole deadline behind a cut wire, and went to the other DMZ node then.
+        self.assertLess(seen.slowest_s, CLIENT_LIMIT_S)
         for node in (*fleet.dmzs, *fleet.internals):
             self.assertNotIn("Traceback", node.log_file.read_text(), node.name)
 
