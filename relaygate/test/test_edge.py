@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -262,6 +263,42 @@ class BanTests(EdgeCase):
             answer = await self.command(command="ban", networks=networks)
             self.assertIn("networks: ", answer["error"])
         self.assertEqual(self.node.guard.rows(), [])
+
+
+class ReloadTests(EdgeCase):
+    """What changes while the nodes run (Lesson 14)."""
+
+    async def test_inside(self) -> None:
+        """New lists and rules hold from the reload on, and running sessions live on."""
+        await self.begin()
+        running = await self.served()
+        config = self.node._config
+        services = (replace(config.services[0], deny=LOOPBACK, max_rate=7),)
+        changed = replace(config, services=services, bans=BansConfig(ftp_failures=9))
+        told = self.node.reload(changed)
+        self.assertIn("bans: changed", told)
+        (listener,) = self.dmz.listeners
+        await until(lambda: listener.offer.deny == LOOPBACK)
+        self.assertEqual(listener.rated.rates.total, 7)
+        await self.dropped()
+        running.transport.write(b" still")  # type: ignore[union-attr]
+        await self.got(running, b"hello still")
+        self.node.reload(config)
+        await until(lambda: listener.offer.deny is None)
+        await self.served()
+        self.assertEqual(len(self.dmz.book.lists), 0)
+
+    async def test_dmz(self) -> None:
+        """New balancers are believed from the reload on, and new rates hold."""
+        await self.begin()
+        await self.served()
+        config = self.dmz._config
+        self.dmz.reload(replace(config, trusted_proxies=LOOPBACK, max_rate=1))
+        for _ in range(10):
+            await self.served(before=header("203.0.113.9"))
+        await self.dropped(header("203.0.113.9"))
+        self.dmz.reload(config)
+        await self.served()
 
 
 class HeaderInTests(EdgeCase):
