@@ -27,6 +27,8 @@ from relaygate.protocols.proxyheader import MAX_V2, HeaderReader, NoProxyHeader,
 
 # Seconds for the whole header. The specification wants 3 at least, for one lost packet.
 HEADER_LIMIT_S = 5.0
+# Seconds for a balancer's own connection to end or to speak, before a backend is dialled for it.
+LOOK_LIMIT_S = 0.5
 
 Introduced = Callable[[Leg, ProxyHeader], None]
 
@@ -103,6 +105,7 @@ class _Introduced(Protocol):
         self._intake = intake
         self._introduced = introduced
         self._reader = HeaderReader()
+        self._header: ProxyHeader | None = None
         self._limit: IDelayedCall | None = None
 
     @property
@@ -129,6 +132,9 @@ class _Introduced(Protocol):
             return main.CONNECTION_LOST
         if not data:
             return main.CONNECTION_DONE
+        if self._header is not None:
+            self._introduce(self._header)
+            return None
         try:
             headers = reader.receive(data)
         except NoProxyHeader as error:
@@ -136,11 +142,21 @@ class _Introduced(Protocol):
             return None
         # All that came is the header's, or all but what is left over: so nothing waits twice.
         leg.socket.recv(len(data) - (len(reader.rest) if headers else 0))
-        if headers:
-            self._let_go()
-            leg.stopReading()
-            self._introduced(leg, headers[0])
+        for header in headers:
+            self._header = header
+            if header.source is not None:
+                self._introduce(header)
+            elif self._limit is not None:
+                # The balancer's own: mostly a look whether the port is open, which ends here.
+                self._limit.cancel()
+                wait = self._intake.clock.callLater
+                self._limit = wait(LOOK_LIMIT_S, self._introduce, header)
         return None
+
+    def _introduce(self, header: ProxyHeader) -> None:
+        self._let_go()
+        self.leg.stopReading()
+        self._introduced(self.leg, header)
 
     def writable(self) -> Exception | None:
         """See :class:`relaygate.legs.IPump`; nothing is written."""
@@ -162,5 +178,5 @@ class _Introduced(Protocol):
         waited = self._limit is not None and self._limit.active()
         self._let_go()
         # One that has said nothing is a balancer's look whether the port is open.
-        if waited and self._reader.rest:
+        if waited and self._reader.rest and self._header is None:
             self._intake.note(self.leg.getPeer().host, "it ended before it was whole")

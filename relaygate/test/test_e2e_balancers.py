@@ -134,6 +134,8 @@ class BalancerTests(TestCase):
                 self.assertEqual(found[0], found[1], told)
                 if (name, version) == ("haproxy", "v2"):
                     self.assertEqual(session, found[0], told)
+        # HAProxy's own looks, two a second at each listener, are nobody's sessions.
+        self.assertNotIn(f"client={OUTER}:", self.gateway.dmz.log())
 
     async def test_forged(self) -> None:
         """A client that brings a header of its own is told apart by its real address: the header

@@ -19,7 +19,15 @@ from relaygate.mapped import MappedPorts, Mapping
 from relaygate.networks import NetworkSet, network_of
 from relaygate.pki import make_ca
 from relaygate.protocols.proxyheader import LOCAL, header_for
-from relaygate.test.test_sessions import FTP, Echo, End, SessionCase, free_port, twisted
+from relaygate.test.test_sessions import (
+    FTP,
+    Echo,
+    End,
+    SessionCase,
+    SSHServer,
+    free_port,
+    twisted,
+)
 from relaygate.test.wire import lines, logged, until
 
 LOOPBACK = NetworkSet.of([network_of("127.0.0.0/8")])
@@ -366,6 +374,22 @@ class HeaderInTests(EdgeCase):
             await until(lambda: len(self.dmz.intake) == 1)
             client.transport.loseConnection()  # type: ignore[union-attr]
             await until(lambda: len(self.dmz.intake) == 0)
+        self.assertEqual(lines(events, "PROXY header"), [])
+
+    async def test_balancers_look_with_header(self) -> None:
+        """A look that begins with LOCAL and ends reaches no backend; one that waits for a server's
+        greeting gets it (Requirements 47 and 75).
+        """
+        with logged() as events:
+            await self.begin("ssh", SSHServer)
+            for version in ("v1", "v2"):
+                client = await self.client(LOCAL[version])
+                client.transport.loseConnection()  # type: ignore[union-attr]
+                await self.over(client)
+            await until(lambda: len(self.dmz.intake) == 0)
+            self.assertEqual(self.backend.made, [])
+            client = await self.client(LOCAL["v2"])
+            await until(lambda: client.data == SSHServer.greeting)
         self.assertEqual(lines(events, "PROXY header"), [])
 
     async def test_local(self) -> None:
