@@ -205,6 +205,11 @@ EVENTS: dict[str, tuple[str, str]] = {
         "Choose a free address.",
     ),
     "the status page failed": (FAULT, REPORT),
+    "admin.listen: cannot listen: {reason}": (
+        "There is no dashboard; all else goes on.",
+        "Choose a free address: `ss -ltnp` says who has it.",
+    ),
+    "dashboard: {command} from {address}": ("Somebody with the token did this.", ""),
     "an admin command failed": (FAULT, REPORT),
     # -- words of sessions
     "session ID open": ("The backend has answered, and bytes flow.", ""),

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from relaygate import __version__
 from relaygate.addresses import HostPort
-from relaygate.admin import AdminCommands, AdminPort, Arguments
+from relaygate.admin import AdminCommands, Arguments
 from relaygate.admission import Caps
 from relaygate.backsession import BackSession, Service
 from relaygate.changes import Changes, compare, differing
@@ -28,6 +28,7 @@ from relaygate.config import (
     InternalConfig,
     ServiceConfig,
 )
+from relaygate.dashboard import admin_doors
 from relaygate.dataway import TransferFailed
 from relaygate.dial import error_words
 from relaygate.draining import drained
@@ -89,8 +90,8 @@ class InternalNode(MultiService):
         if config.status_listen is not None:
             self._show_status(config.status_listen, steering)
         self.guard.register(self.commands)
-        if config.admin_socket is not None:
-            AdminPort(config.admin_socket, self.commands, reactor).setServiceParent(self)
+        for door in admin_doors(config.admin_socket, config.dashboard, self.commands, reactor):
+            door.setServiceParent(self)
         self._contexts: dict[bytes, SSL.Context]
         self.use_identity(identity)
         for gateway in config.gateways:

@@ -20,6 +20,7 @@ from relaygate.admin import AdminCommands, AdminError, Answer, Arguments
 from relaygate.backsession import BackSession, Service
 from relaygate.gatewaylink import GatewayLink
 from relaygate.identity import Identity
+from relaygate.outcome import Cause
 
 # Sessions in one answer; who wants more asks again from where it ended.
 MAX_SESSIONS = 1_000
@@ -59,6 +60,7 @@ class Steering:
         """Put the commands into the table."""
         commands.register("status", self.status)
         commands.register("sessions", self.list_sessions)
+        commands.register("end", self.end)
         commands.register("drain", partial(self._steer, True))
         commands.register("resume", partial(self._steer, False))
 
@@ -108,6 +110,17 @@ class Steering:
             "sessions": [session.state() for session in found[:limit]],
             "more": len(found) > limit,
         }
+
+    async def end(self, arguments: Arguments) -> Answer:
+        """End one session now; its client's connection is reset."""
+        wanted = arguments.text("session", longest=16)
+        arguments.finish()
+        found = [each for each in self._node.sessions if each.start.session == wanted]
+        for session in found:
+            session.abort(Cause.POLICY, "ended by an operator")
+        if not found:
+            raise AdminError("session: there is none with this id")
+        return {"ended": wanted}
 
     async def _steer(self, drain: bool, arguments: Arguments) -> Answer:
         """

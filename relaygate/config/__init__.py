@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from relaygate.config.admin import DashboardConfig
 from relaygate.config.balancing import BackendConfig, HealthConfig, PersistenceConfig
 from relaygate.config.dmz import DMZConfig, build_dmz
 from relaygate.config.ftp import BackendTLSConfig, FTPConfig, KeyFiles
@@ -29,6 +30,7 @@ __all__ = [
     "BansConfig",
     "ConfigError",
     "DMZConfig",
+    "DashboardConfig",
     "FTPConfig",
     "GatewayConfig",
     "HTTPConfig",

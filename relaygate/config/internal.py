@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from relaygate.addresses import HostPort, service_name
 from relaygate.config.access import ACCESS_KEYS, access_fields
+from relaygate.config.admin import ADMIN, DashboardConfig, admin_from
 from relaygate.config.balancing import (
     BACKEND,
     BALANCE,
@@ -181,6 +182,7 @@ class InternalConfig:
     services: tuple[ServiceConfig, ...]
     log: LogConfig = field(default_factory=LogConfig)
     admin_socket: Path | None = None
+    dashboard: DashboardConfig | None = None
     forwards: tuple[ForwardConfig, ...] = ()
     bans: BansConfig = field(default_factory=BansConfig)
     drain_s: float = 30.0
@@ -281,24 +283,6 @@ def _check_gateways(reader: Reader, where: str, fields: dict[str, Any]) -> None:
                 )
 
 
-def _short_path(value: object) -> Path:
-    path = text_of(value)
-    if not path or "\0" in path or len(path) > 96:
-        raise ValueError
-    return Path(path)
-
-
-# A unix socket's path holds 107 bytes; the node adds its process number for a moment.
-_ADMIN = Section(
-    (
-        Key(
-            "socket",
-            Value("a path of at most 96 characters", _short_path),
-            required=True,
-        ),
-    )
-)
-
 # A wildcard and an explicit address may share a port: the explicit one wins.  Only the very
 # same listener twice has no answer to which service a client gets.
 INTERNAL_FILE = Table(
@@ -308,7 +292,7 @@ INTERNAL_FILE = Table(
         Key("service", Tables(_SERVICE, 1_024, unique=("name", "listen"))),
         Key("forward", FORWARDS),
         Key("log", LOG),
-        Key("admin", _ADMIN),
+        Key("admin", ADMIN),
         Key("bans", _BANS),
         Key("stop", STOP),
         Key("status", STATUS),
@@ -340,6 +324,7 @@ def build_internal(file: Path, values: dict[str, Any]) -> InternalConfig:
         for row in fields.get("service", ())
     ]
     reader.finish()
+    admin_socket, dashboard = admin_from(fields.get("admin"), file.parent)
     return InternalConfig(
         identity=identity_from(fields["identity"], file.parent),
         gateways=tuple(GatewayConfig(**row) for row in fields["gateway"]),
@@ -348,6 +333,7 @@ def build_internal(file: Path, values: dict[str, Any]) -> InternalConfig:
         log=log_from(fields["log"], file.parent),
         status_listen=status_from(fields),
         bans=_bans_from(fields.get("bans", {})),
-        admin_socket=file.parent / fields["admin"]["socket"] if "admin" in fields else None,
+        admin_socket=admin_socket,
+        dashboard=dashboard,
         **fields.get("stop", {}),
     )

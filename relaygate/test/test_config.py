@@ -304,7 +304,8 @@ class ExampleTests(SynchronousTestCase):
             # These have no default, so their lines show an example.
             undefined = (
                 r"^#(idle_timeout|file|peers|allow|allow_file|deny|deny_file|never"
-                r"|trusted_proxies|connect|connect_from|cookie_key) = .*"
+                r"|trusted_proxies|connect|connect_from|cookie_key"
+                r"|listen|token_file|certificate|key) = .*"
             )
             shown = re.sub(undefined, "", text, flags=re.MULTILINE)
             shown, count = re.subn(r"^#(?=[a-z_]+ = )", "", shown, flags=re.MULTILINE)

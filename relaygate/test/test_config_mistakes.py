@@ -54,7 +54,7 @@ level = "loud"
         self.assertEqual(
             self.problems(text, load_dmz),
             [
-                "typo: unknown key (known here: identity, uplink, policy, log, stop)",
+                "typo: unknown key (known here: identity, uplink, policy, status, log, stop)",
                 "identity.certificate: expected a path, found 5",
                 'identity.key: expected a path, found ""',
                 "identity.ca: missing, expected a path",

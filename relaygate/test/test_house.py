@@ -152,6 +152,8 @@ ORDER: Final = {
     "dmz": 400,
     "serving": 405,
     "probing": 380,
+    "history": 300,
+    "dashboard": 400,
     "outlook": 365,
     "steering": 410,
     "httpservice": 410,

@@ -80,6 +80,8 @@ class InstallationTests(SynchronousTestCase):
         installed = {path.relative_to(package) for path in package.rglob("*.py")}
         self.assertEqual(ours - installed, set())
         self.assertTrue((package / "py.typed").exists())
+        web = {path.name for path in (PACKAGE / "web").iterdir()}
+        self.assertEqual(web - {path.name for path in (package / "web").iterdir()}, set())
         self.assertFalse((site / "twisted" / "__init__.py").exists())
         # The checkout is taken off the path, so that its own plugin file cannot stand in.
         code = (

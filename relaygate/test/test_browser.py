@@ -1,0 +1,120 @@
+"""The dashboard in a real browser: a live session, ended and drained by the keyboard alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from twisted.internet import reactor
+
+from relaygate.addresses import HostPort
+from relaygate.config import DashboardConfig
+from relaygate.dashboard import Dashboard
+from relaygate.test.browser import Browser
+from relaygate.test.farend import payload
+from relaygate.test.ftpnodes import FTPCase, free_port
+from relaygate.test.programs import new_folder
+
+HOST = "127.0.0.7"
+TOKEN = "correcthorsebatterystaple1"
+TAB, ENTER = "\ue004", "\ue007"
+# Focus moves on by Tab until it is where a person would stop.
+FOCUSED = "return (document.activeElement.getAttribute('aria-label') || document.activeElement.id)"
+
+
+class BrowserTests(FTPCase):
+    """A real gateway with an FTP session, and its page in Chromium."""
+
+    timeout = 300
+
+    async def show(self) -> Browser:
+        """Start all, and open the page."""
+        await self.begin()
+        token = new_folder(self) / "token"
+        token.touch(0o600)
+        token.write_text(TOKEN)
+        port = free_port(HOST)
+        board = Dashboard(
+            DashboardConfig(HostPort(HOST, port), token), self.node.commands, reactor
+        )
+        board.startService()
+        self.addCleanup(board.stopService)
+        browser = Browser(self)
+        await browser.open()
+        await browser.go(f"http://{HOST}:{port}/")
+        return browser
+
+    async def tab_to(self, browser: Browser, what: str) -> None:
+        """Press Tab until *what* has the focus."""
+        seen = []
+        for _ in range(60):
+            await browser.press(TAB)
+            seen.append(await browser.run(FOCUSED))
+            if what in seen[-1]:
+                return
+        self.fail(f"{what!r} is not reached by the keyboard: {seen}")
+
+    async def test_by_keyboard_alone(self) -> None:
+        """A transfer is seen to move; its session is ended, and the node drained and resumed."""
+        browser = await self.show()
+        # The token is asked for, in a dialog that has the focus.
+        await browser.until("return document.querySelector('dialog').open", "the question")
+        await browser.press(TOKEN + ENTER)
+        await browser.until("return document.body.dataset.live", "the first look")
+        client, _ = await self.logged_in()
+        data, inner = await self.transfer(client, b"RETR big")
+        inner.send(payload(3_000_000))
+        rows = "return document.querySelectorAll('#sessions tbody tr').length"
+        await browser.until(rows, "the session's row")
+        row = "return document.querySelector('#sessions tbody tr').innerText"
+        self.assertIn("svc", await browser.run(row))
+        await browser.until(
+            "return document.querySelector('#services tbody').innerText.includes('svc')", "services"
+        )
+        before = await browser.run("return shown.now")
+        await browser.until(f"return shown.now > {before}", "the next look by itself")
+        picture = os.environ.get("RELAYGATE_PICTURE")
+        if picture:
+            await browser.picture(Path(picture))
+        await self.tab_to(browser, "End the session of")
+        await browser.press(ENTER)
+        await browser.until("return document.querySelector('dialog').open", "the question")
+        await browser.press(ENTER)
+        await browser.until(
+            "return document.querySelectorAll('#sessions tbody tr').length === 0", "the end"
+        )
+        await browser.until(
+            "return document.querySelector('#recent tbody').innerText.includes('operator')",
+            "why it ended",
+        )
+        data.close()
+        client.close()
+        await browser.run("document.body.focus()")
+        await self.tab_to(browser, "drain-node")
+        await browser.press(ENTER)
+        await browser.until("return document.querySelector('dialog').open", "the question")
+        await browser.press(ENTER)
+        await browser.until(
+            "return document.getElementById('state').innerText.includes('done')", "the drain"
+        )
+        self.assertTrue(self.node.draining)
+        # Nothing came from elsewhere, and nothing was kept from the page.
+        own = await browser.run(
+            "return performance.getEntriesByType('resource').every("
+            "(each) => each.name.startsWith(location.origin))"
+        )
+        self.assertTrue(own)
+        wide = "return document.documentElement.scrollWidth <= window.innerWidth"
+        self.assertTrue(await browser.run(wide))
+        axe = os.environ.get("RELAYGATE_AXE")
+        if axe:
+            source = Path(axe).read_text()  # noqa: ASYNC240 - before anything else is asked
+            await browser.run(source)
+            await browser.run(
+                "window.found = null; axe.run().then((all) => { window.found = all.violations; })"
+            )
+            await browser.until("return window.found !== null", "axe-core")
+            wrong = await browser.run(
+                "return window.found.map((each) => each.id + ': ' + each.nodes.length)"
+            )
+            self.assertEqual(wrong, [])
