@@ -105,7 +105,8 @@ class Transfers:
         return Transfer(
             time=str(fields["time"]),
             session=session,
-            service=str(fields["service"]),
+            # A fixed forward's session has an entry in its place.
+            service=str(fields.get("service") or fields["entry"]),
             user=str(fields.get("user") or self._users.get(session, "")),
             client=_host(str(fields["client"])),
             verb=str(fields["verb"]),

@@ -93,6 +93,19 @@ class ReadingTests(SynchronousTestCase):
         log.session(SESSION, "", ("STOR", "b", 1, 226))
         self.assertEqual([each.user for each in self.records(log.text)], ["mina", ""])
 
+    def test_forwards(self) -> None:
+        """What a fixed forward has moved is told by its entry, in the service's place."""
+        text = (
+            "2026-11-26T18:50:34.319Z INFO  [relaygate.ftprelay.FTPRelay] session a8ebf3aab2dfa7e6"
+            " transfer: entry=partner-ftp client=192.0.2.9:40112 gateway=dmz"
+            " destination=ftp.partner.example:21 verb=RETR path=file direction=download bytes=7"
+            " seconds=0.1 result=226 mode=passive client_tls=False backend_tls=False"
+        )
+        transfers = Transfers()
+        (found,) = transfers.read([text])
+        self.assertEqual((found.service, found.size), ("partner-ftp", 7))
+        self.assertEqual(transfers.unreadable, 0)
+
     def test_cut_lines(self) -> None:
         """Lines that a full disk cut off are counted, and other lines are not."""
         log = Log("text")
