@@ -48,8 +48,14 @@ def service(
     """Return a ``[[service]]`` table; *keys* are its further keys."""
     values: dict[str, Any] = {"name": name, "protocol": protocol, "listen": f"{host}:{port}"}
     values |= {"backends": list(backends)} | keys
-    lines = (f"{key} = {json.dumps(value)}" for key, value in values.items())
+    lines = (f"{key} = {_toml(value)}" for key, value in values.items())
     return "[[service]]\n" + "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value)
 
 
 def ssh_service(**keys: Any) -> str:

@@ -48,6 +48,8 @@ SIDE_BY_SIDE: Final = 5
 DEAD_PORT: Final = 6666
 HUNG_PORT: Final = 6667
 PRIVATE: Final = Network.private_address
+# What each session finds, without what is learnt from it for the next.
+UNMARKED: Final = {"failures": 0, "when_down": "refuse"}
 LISTENER: Final = {("0.0.0.0", TCP_PORT)}
 
 
@@ -268,9 +270,9 @@ class BackendTests(TestCase):
         """
         dead = f"{PRIVATE}:{DEAD_PORT}"
         services = [
-            service("over-ssh", "ssh", SSH_PORT, dead),
-            service("over-tls", "tls", 8443, dead),
-            service("over-tcp", "tcp", TCP_PORT, dead),
+            service("over-ssh", "ssh", SSH_PORT, dead, health=UNMARKED),
+            service("over-tls", "tls", 8443, dead, health=UNMARKED),
+            service("over-tcp", "tcp", TCP_PORT, dead, health=UNMARKED),
         ]
         gateway = Gateway(self, services)
         await gateway.start()
@@ -294,8 +296,13 @@ class BackendTests(TestCase):
     async def test_backend_hangs(self) -> None:
         """A backend that answers no SYN costs its limit, and then the client is told."""
         services = [
-            service("alone", "ssh", SSH_PORT, f"{PRIVATE}:{HUNG_PORT}"),
-            tcp_service(f"{PRIVATE}:{HUNG_PORT}", f"{PRIVATE}:{ECHO_PORT}", balance="failover"),
+            service("alone", "ssh", SSH_PORT, f"{PRIVATE}:{HUNG_PORT}", health=UNMARKED),
+            tcp_service(
+                f"{PRIVATE}:{HUNG_PORT}",
+                f"{PRIVATE}:{ECHO_PORT}",
+                balance="failover",
+                health=UNMARKED,
+            ),
         ]
         gateway = Gateway(self, services)
         gateway.backend(echo)
