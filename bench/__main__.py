@@ -23,8 +23,10 @@ from bench.processes import BenchError, file_limit, most_idle, raise_file_limit
 from bench.proxies import PROXIES
 from bench.results import Results
 from bench.tunnels import TUNNELS
+from bench.webpeers import WEB_PEERS
 
-ALL: Final = {peer.name: peer for peer in (*PEERS, *PROXIES, *TUNNELS, *OUTWARD, *FTP_PEERS)}
+_GROUPS: Final = (PEERS, PROXIES, TUNNELS, OUTWARD, FTP_PEERS, WEB_PEERS)
+ALL: Final = {peer.name: peer for group in _GROUPS for peer in group}
 _QUICK_PEERS: Final = ("direct", "relaygate", "haproxy")
 # Both ends of 10,000 sessions, and what is beside them.
 _FILES: Final = 65_536

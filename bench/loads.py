@@ -15,6 +15,7 @@ from typing import Final
 from bench.ftpserver import FTPServer
 from bench.peers import Kind, found
 from bench.processes import BenchError, Cost, Group, cache_folder, free_ports
+from bench.webserver import WebServer
 
 Figures = dict[str, float]
 
@@ -76,9 +77,16 @@ class Load:
             lambda: "ready" in server.log_file.read_text(), 5.0, "the load's server is not ready"
         )
         self._ftp: FTPServer | None = None
+        self._web: WebServer | None = None
 
     def backend(self, kind: Kind) -> int:
         """The port of the server for peers of that *kind*; raises :class:`BenchError`."""
+        if kind in ("http", "https"):
+            if self._web is None:
+                folder = self._folder / "web"
+                folder.mkdir()
+                self._web = WebServer(folder)
+            return self._web.port
         if kind != "ftp":
             return self._port
         if self._ftp is None:
@@ -90,6 +98,8 @@ class Load:
         self._group.stop()
         if self._ftp is not None:
             self._ftp.stop()
+        if self._web is not None:
+            self._web.stop()
 
     def run(self, peer: Group, port: int | str, what: str, *arguments: float | str) -> Measured:
         """
@@ -110,6 +120,12 @@ class Load:
     def run_ftp(self, peer: Group, port: int | str, *arguments: float | str) -> Measured:
         """The same with an FTP client, against a peer that speaks FTP."""
         program = (sys.executable, "-m", "bench.ftpdrive")
+        with self._client(program, port, *arguments) as client:
+            return self._measured(client, peer)
+
+    def run_web(self, peer: Group, port: int | str, *arguments: float | str) -> Measured:
+        """The same with a client of HTTP, against a peer that speaks it."""
+        program = (sys.executable, "-m", "bench.webdrive")
         with self._client(program, port, *arguments) as client:
             return self._measured(client, peer)
 

@@ -144,6 +144,37 @@ def ftp(load: Load, running: Running, times: Times) -> Figures:
     return figures | {f"ftp_listing_{each}": got.figures[each] for each in ("p50_us", "p99_us")}
 
 
+def http(load: Load, running: Running, times: Times) -> Figures:
+    """A big body each way; small requests on connections that are kept, and on fresh ones."""
+    return _http(load, running, times, "plain")
+
+
+def https(load: Load, running: Running, times: Times) -> Figures:
+    """The same under TLS, which the peer ends."""
+    return _http(load, running, times, "tls")
+
+
+def _http(load: Load, running: Running, times: Times, protection: str) -> Figures:
+    figures: Figures = {}
+    for way in ("up", "down"):
+        _rest()
+        got = load.run_web(running.group, running.port, "stream", way, protection, times.run_s)
+        moved_gb = got.figures["bytes"] / GB
+        figures[f"http_{protection}_{way}_gb_s"] = moved_gb / got.figures["seconds"]
+        figures[f"http_{protection}_{way}_cpu_s_per_gb"] = sum(got.cpu_s.values()) / moved_gb
+    for how, at_once in (("kept", 1), ("kept", 16), ("fresh", 8)):
+        _rest()
+        name = f"http_{protection}_{how}_{at_once}"
+        got = load.run_web(
+            running.group, running.port, "small", how, protection, at_once, times.run_s
+        )
+        figures[f"{name}_per_s"] = got.figures["count"] / got.figures["seconds"]
+        figures[f"{name}_cpu_us"] = sum(got.cpu_s.values()) * 1e6 / got.figures["count"]
+        for each in ("p50_us", "p99_us"):
+            figures[f"{name}_{each}"] = got.figures[each]
+    return figures
+
+
 def _with_idle(load: Load, running: Running, times: Times, name: str) -> Figures:
     got = _sessions(load, running, times, 8, 0)
     moved = _stream(load, running, "down", 1, times)
@@ -190,10 +221,12 @@ MEASURES: Final[dict[str, Measure]] = {
     "idle": idle,
     "tls": tls,
     "ftp": ftp,
+    "http": http,
+    "https": https,
 }
 
 
 def applies(name: str, kind: Kind) -> bool:
     """Whether measure *name* is for peers of that *kind*."""
-    own: dict[str, Kind] = {"tls": "tls", "ftp": "ftp"}
+    own: dict[str, Kind] = {"tls": "tls", "ftp": "ftp", "http": "http", "https": "https"}
     return own.get(name, "bytes") == kind

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import relaygate
 from bench.nodepython import node_python
-from bench.processes import HOST, BenchError, Group, echoes, free_ports, greets
+from bench.processes import HOST, BenchError, Group, echoes, echoes_http, free_ports, greets
 from relaygate import pki
 from relaygate.identity import Role
 
@@ -29,8 +29,8 @@ TWISTD: Final = ("-c", "from twisted.scripts.twistd import run; run()")
 OWN_TLS: Final = 'tls = {certificate = "../dmz/dmz.pem", key = "../dmz/dmz.key"}'
 
 Start = Callable[[Group, int], int]
-# It passes bytes on, or does so having ended the clients' TLS, or it understands FTP.
-Kind = Literal["bytes", "tls", "ftp"]
+# It passes bytes on, or does so having ended the clients' TLS, or it understands FTP or HTTP.
+Kind = Literal["bytes", "tls", "ftp", "http", "https"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Peer:
         return Running(group, f"{port}/{self.asks}/{backend}" if self.asks else port)
 
     def _serves(self, port: int) -> bool:
+        if self.kind in ("http", "https"):
+            return echoes_http(port, tls=self.kind == "https")
         return greets(port, b"220") if self.kind == "ftp" else echoes(port, tls=self.kind == "tls")
 
 

@@ -155,6 +155,17 @@ def echoes(port: int, *, tls: bool = False) -> bool:
         return False
 
 
+def echoes_http(port: int, *, tls: bool = False) -> bool:
+    """Whether a server of HTTP is reached through *port*."""
+    try:
+        with socket.create_connection((HOST, port), 2) as plain:
+            peer = unverified().wrap_socket(plain) if tls else plain
+            peer.sendall(b"GET /small HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+            return peer.recv(15) == b"HTTP/1.1 200 OK"
+    except OSError:
+        return False
+
+
 def greets(port: int, beginning: bytes) -> bool:
     """Whether who connects hears a line with that *beginning*, without a word of his own."""
     try:

@@ -48,6 +48,26 @@ _FTP_SMALL: Final[tuple[_Column, ...]] = (
     *((f"CPU us a file {way}", f"ftp_files_{way}_cpu_us", 1, 0) for way in ("up", "down")),
     *((f"log-in to listing {each} ms", f"ftp_listing_{each}_us", 1e3, 2) for each in _CUTS),
 )
+_HTTP_BULK, _HTTPS_BULK = (
+    tuple(
+        (f"{words} {way}", f"http_{protection}_{way}_{figure}", 1, 2)
+        for words, figure in (("GB/s", "gb_s"), ("CPU s/GB", "cpu_s_per_gb"))
+        for way in ("up", "down")
+    )
+    for protection in ("plain", "tls")
+)
+_HTTP_SMALL, _HTTPS_SMALL = (
+    tuple(
+        (f"{words}, {heading}", f"http_{protection}_{name}_{figure}", scale, places)
+        for words, name in (("one kept", "kept_1"), ("16 kept", "kept_16"), ("8 fresh", "fresh_8"))
+        for heading, figure, scale, places in (
+            ("1/s", "per_s", 1, 0),
+            ("p50 ms", "p50_us", 1e3, 2),
+            ("p99 ms", "p99_us", 1e3, 2),
+        )
+    )
+    for protection in ("plain", "tls")
+)
 _SESSIONS: Final[tuple[_Column, ...]] = (
     *((f"{at_once} at once", f"sessions_{at_once}_per_s", 1, 0) for at_once in AT_ONCE),
     ("CPU us a session", "sessions_8_cpu_us", 1, 0),
@@ -141,6 +161,10 @@ def _markdown(results: Results, pictures: list[Path]) -> Iterator[str]:
         ("Ending the TLS of one stream", "tls", _TLS),
         ("FTP: a file of 256 MiB, in one session", "ftp", _FTP_BULK),
         ("FTP: files of 4 KiB in one session, and the way to a first listing", "ftp", _FTP_SMALL),
+        ("HTTP: a body of 256 MiB on one connection", "http", _HTTP_BULK),
+        ("HTTP: small requests", "http", _HTTP_SMALL),
+        ("HTTPS: a body of 256 MiB on one connection", "https", _HTTPS_BULK),
+        ("HTTPS: small requests", "https", _HTTPS_SMALL),
         ("New sessions a second", "bytes", _SESSIONS),
         ("Set-up of a session in ms", "bytes", _SETUP),
         (

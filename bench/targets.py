@@ -36,6 +36,7 @@ def verdicts(results: Results) -> list[Verdict]:
         *_cpu(results),
         *_tls(results),
         *_ftp(results),
+        *_http(results),
         *_sessions(results),
         *_idle(results),
         *_outward(results),
@@ -110,6 +111,22 @@ def _ftp(results: Results) -> Iterator[Verdict]:
     for title, figure, factor in figures:
         ours, other = results.median(_FTP, figure), results.median("mod_proxy", figure)
         yield _at_least(f"{title}: at least {factor} times mod_proxy", ours, other, factor)
+
+
+def _http(results: Results) -> Iterator[Verdict]:
+    for kind, protection in (("http", "plain"), ("https", "tls")):
+        for way in _WAYS:
+            figure = f"http_{protection}_{way}_gb_s"
+            ours = results.median(f"relaygate-{kind}", figure)
+            other = results.median(f"haproxy-{kind}", figure)
+            target = f"{kind.upper()}, a body of 256 MiB {way}: at least 1.0 times HAProxy"
+            yield _at_least(target, ours, other, 1.0)
+        for words, name in (("kept", "kept_16"), ("fresh", "fresh_8")):
+            figure = f"http_{protection}_{name}_per_s"
+            ours = results.median(f"relaygate-{kind}", figure)
+            other = results.median(f"nginx-{kind}", figure)
+            target = f"{kind.upper()}, small requests, {words}: at least 0.25 times nginx"
+            yield _at_least(target, ours, other, 0.25)
 
 
 def _sessions(results: Results) -> Iterator[Verdict]:
