@@ -35,13 +35,11 @@ from relaygate.addresses import HostPort
 from relaygate.admin import AdminCommands, AdminPort
 from relaygate.config import DashboardConfig
 from relaygate.history import FINE_S, History, Recent
-from relaygate.identity import IdentityError, file_label, read_secret
-from relaygate.servicekeys import load_service_key
+from relaygate.servicekeys import load_service_key, load_token
 from relaygate.servicetls import service_context
 
 # RFC 9110 section 15.5.20.
 MISDIRECTED = 421
-MIN_TOKEN = 16
 MAX_BODY = 16 * 1024
 # Browsers that watch at the same time.
 MAX_WATCHERS = 16
@@ -80,26 +78,12 @@ def admin_doors(
 ) -> Iterator[Service]:
     """The services by which operators come in, as far as the file wants them.
 
-    Raises :class:`IdentityError` where the token or the certificate cannot be used.
+    Raises :class:`relaygate.identity.IdentityError` where token or certificate cannot be used.
     """
     if socket is not None:
         yield AdminPort(socket, commands, reactor)
     if config is not None:
         yield Dashboard(config, commands, reactor)
-
-
-def _read_token(path: Path | None) -> bytes:
-    """The token in a file that is its owner's alone, or nothing without a file."""
-    if path is None:
-        return b""
-    label = file_label("token", path)
-    token = read_secret(label, path).strip()
-    if len(token) < MIN_TOKEN or not token.isalnum():
-        raise IdentityError(
-            f"{label} is no token: put {MIN_TOKEN} letters and digits or more into it, as"
-            " 'openssl rand -hex 32' makes them"
-        )
-    return token
 
 
 @implementer(IOpenSSLContextFactory)
@@ -124,7 +108,7 @@ class Dashboard(Service):
         self.reactor = reactor
         self.history = History()
         self.recent = Recent()
-        self.token = _read_token(config.token_file)
+        self.token = load_token(config.token_file) if config.token_file else b""
         self._listen = config.listen
         self._context: SSL.Context | None = None
         if config.certificate is not None and config.key is not None:

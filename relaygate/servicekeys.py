@@ -30,6 +30,8 @@ from relaygate.identity import (
 MAX_CHAIN = 8
 # Authorities of a private network, and certificates that sign themselves.
 MAX_AUTHORITIES = 64
+# Of the dashboard's token.
+MIN_TOKEN = 16
 MIN_COOKIE_KEY = 32
 
 
@@ -144,3 +146,19 @@ def load_authorities(ca: Path) -> Sequence[x509.Certificate]:
             f" at most {MAX_AUTHORITIES}"
         )
     return found
+
+
+def load_token(path: Path) -> bytes:
+    """
+    Read the dashboard's token from a file that is its owner's alone.
+
+    Raises :class:`IdentityError`.
+    """
+    label = file_label("token", path)
+    token = read_secret(label, path).strip()
+    if len(token) < MIN_TOKEN or not token.isalnum():
+        raise IdentityError(
+            f"{label} is no token: put {MIN_TOKEN} letters and digits or more into it, as"
+            " 'openssl rand -hex 32' makes them"
+        )
+    return token

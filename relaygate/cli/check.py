@@ -9,9 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from relaygate.config import ConfigError, DMZConfig, InternalConfig, Problem, load, printable
+from relaygate.config import (
+    ConfigError,
+    DashboardConfig,
+    DMZConfig,
+    InternalConfig,
+    Problem,
+    load,
+    printable,
+)
 from relaygate.identity import IdentityError, Role, load_identity
-from relaygate.servicekeys import load_service_files
+from relaygate.servicekeys import load_service_files, load_service_key, load_token
 
 __all__ = ["add_parser"]
 
@@ -84,8 +92,18 @@ def _identity_name(file: Path, config: DMZConfig | InternalConfig, role: Role) -
         raise ConfigError((Problem(str(file), "identity", str(error)),)) from error
 
 
+def _check_dashboard(dashboard: DashboardConfig | None) -> None:
+    """Raise IdentityError if the dashboard's token or certificate cannot be used."""
+    if dashboard is None:
+        return
+    if dashboard.token_file is not None:
+        load_token(dashboard.token_file)
+    if dashboard.certificate is not None and dashboard.key is not None:
+        load_service_key(dashboard.certificate, dashboard.key, now=datetime.now(UTC))
+
+
 def _check_services(file: Path, config: InternalConfig) -> None:
-    """Raise ConfigError with every service whose certificate, key or CA cannot be used."""
+    """Raise ConfigError with every service, and the dashboard, whose files cannot be used."""
     problems = []
     for service in config.services:
         own = (service.tls.certificate, service.tls.key) if service.tls else ()
@@ -101,6 +119,10 @@ def _check_services(file: Path, config: InternalConfig) -> None:
             )
         except IdentityError as error:
             problems.append(Problem(str(file), "service", str(error)))
+    try:
+        _check_dashboard(config.dashboard)
+    except IdentityError as error:
+        problems.append(Problem(str(file), "admin", str(error)))
     if problems:
         raise ConfigError(tuple(problems))
 

@@ -17,11 +17,13 @@ from relaygate.admin import AdminCommands, AdminError, Arguments
 from relaygate.config import ConfigError, DashboardConfig, load_internal
 from relaygate.dashboard import Dashboard
 from relaygate.history import COARSE_POINTS, FINE_POINTS, MAX_EVENTS, History, Recent
-from relaygate.identity import IdentityError
+from relaygate.identity import IdentityError, Role
 from relaygate.test.certificates import ServerCA
 from relaygate.test.ftpnodes import free_port
+from relaygate.test.nodes import Authority
 from relaygate.test.peers import in_thread
 from relaygate.test.programs import new_folder, pause
+from relaygate.test.test_cli import call
 
 HOST = "127.0.0.6"
 TOKEN = "correcthorsebatterystaple1"
@@ -298,7 +300,7 @@ class PastTests(SynchronousTestCase):
         self.assertEqual(len(recent.events[0]["detail"]), 200)
 
 
-class ConfigTests(SynchronousTestCase):
+class ConfigTests(TestCase):
     """What the file may say."""
 
     def problems(self, text: str) -> str:
@@ -314,6 +316,27 @@ class ConfigTests(SynchronousTestCase):
         except ConfigError as error:
             return str(error)
         return ""
+
+    def test_check_reads_the_token(self) -> None:
+        """``relaygate check`` refuses a token with which the node would not start."""
+        folder = new_folder(self)
+        file = folder / "token"
+        file.touch(0o644)
+        file.chmod(0o644)
+        file.write_text(TOKEN)
+        identity = Authority(self).identity("node-a", Role.INTERNAL)
+        config = folder / "internal.toml"
+        config.write_text(
+            '[[gateway]]\naddress = "192.0.2.1:7443"\nname = "dmz"\n'
+            '[[service]]\nname = "s"\nprotocol = "ssh"\nlisten = "0.0.0.0:22"\n'
+            'backends = ["b.example:22"]\n'
+            '[admin]\nlisten = "127.0.0.1:8080"\ntoken_file = "token"\n' + identity
+        )
+        status, _, err = call("check", str(config))
+        self.assertEqual(status, 2)
+        self.assertIn("admin: token", err)
+        file.chmod(0o600)
+        self.assertEqual(call("check", str(config))[0], 0)
 
     def test_open_doors_are_refused(self) -> None:
         """Beyond this machine it takes TLS and a token; half of either is a mistake."""
