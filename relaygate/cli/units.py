@@ -54,8 +54,9 @@ Group=relaygate
 ExecStart={prefix}/bin/twistd --nodaemon --pidfile= {program} --config {config}
 # Read the files again. A file with a mistake changes nothing and is told in the log.
 ExecReload=/bin/kill -HUP $MAINPID
-# SIGTERM ends the program in order; what then still runs has half a minute.
-TimeoutStopSec=30
+# SIGTERM drains: what runs has [stop] drain seconds to end, 30 if the file says nothing, and the
+# program a few more. This has to be longer by 15; change both together.
+TimeoutStopSec=45
 Restart=on-failure
 RestartSec=2
 # Status 2 is a wrong file: starting again would not mend it.

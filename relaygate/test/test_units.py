@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import relaygate
 from relaygate.cli.units import unit, unit_name
+from relaygate.config import DMZConfig, InternalConfig
 from relaygate.identity import Role
+from relaygate.internal import LAST_TURNS_S, STOP_LIMIT_S
 from relaygate.notify import Notifier
 from relaygate.test.netns import missing, require_program
 from relaygate.test.nodes import Authority, Node
@@ -56,6 +59,14 @@ class UnitTests(SynchronousTestCase):
             file = folder / unit_name(role)
             file.write_text(unit(role, prefix=sys.prefix))
             self.verify("verify", "--man=no", str(file))
+
+    def test_a_drain_fits(self) -> None:
+        """Systemd waits longer than a file without ``[stop]`` drains, and the end takes."""
+        longest = max(InternalConfig.drain_s, DMZConfig.drain_s) + STOP_LIMIT_S + LAST_TURNS_S
+        for role in Role:
+            found = re.search(r"^TimeoutStopSec=(\d+)$", unit(role), re.MULTILINE)
+            assert found is not None
+            self.assertGreaterEqual(int(found[1]), longest + 5)
 
     def test_they_are_confined(self) -> None:
         """``systemd-analyze security`` calls neither exposed."""
