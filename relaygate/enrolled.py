@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from collections.abc import Mapping as Mapping_
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from ipaddress import ip_network
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -16,16 +14,15 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from relaygate import commands
-from relaygate.addresses import AddressError, HostPort, service_name
 from relaygate.admission import Counted
 from relaygate.bans import Bans, TooManyBans
 from relaygate.egress import Egress
 from relaygate.legs import Leg
-from relaygate.listeners import MAPPED_PROTOCOLS, Listener, Listeners, Offer
+from relaygate.listeners import Listener, Listeners, Offer
 from relaygate.listshelf import ListShelf
 from relaygate.lobby import IHost
-from relaygate.mapped import Mapping
 from relaygate.networks import NetworkSet, network_of
+from relaygate.offers import offers_of
 from relaygate.outlook import look
 from relaygate.pool import ChannelPool, PooledChannel
 from relaygate.protocols.preamble import ChannelOpen, PreambleError, SerialWindow, UplinkKeys
@@ -36,7 +33,7 @@ from relaygate.uplink import IDMZEnd, Uplink, UplinkFailed
 # Seconds for a node to answer that it has heard of the draining.
 DRAIN_WORD_S = 2.0
 
-Moved = Mapping_[Counted, tuple[int, int]]
+Moved = Mapping[Counted, tuple[int, int]]
 
 
 @implementer(IDMZEnd)
@@ -111,19 +108,14 @@ class EnrolledNode:
             return []
         wish, self._pages, self._next_page = self._pages, [], 0
         self._demand_current()
-        offers: list[Offer] = []
-        refused: dict[str, str] = {}
-        for service in wish:
-            try:
-                offers.append(_offer(service, self._lists))
-            except AddressError as error:
-                refused[service["name"]] = str(error)
-                self.log.warn(
-                    "listener refused: node={node} service={service} reason={reason!r}",
-                    node=self.name,
-                    service=service["name"],
-                    reason=str(error),
-                )
+        offers, refused = offers_of(wish, self._lists)
+        for name, reason in refused.items():
+            self.log.warn(
+                "listener refused: node={node} service={service} reason={reason!r}",
+                node=self.name,
+                service=name,
+                reason=reason,
+            )
         self.offers = offers
         if self._book.draining:
             refused |= {offer.name: "this DMZ node is draining" for offer in offers}
@@ -290,41 +282,6 @@ def _live(listener: Listener, moved: Moved) -> dict[str, int]:
     tally = asdict(listener.tally)
     into, out = moved.get(listener.sessions, (0, 0))
     return tally | {"bytes_in": tally["bytes_in"] + into, "bytes_out": tally["bytes_out"] + out}
-
-
-def _offer(service: dict[str, Any], lists: ListShelf) -> Offer:
-    host, port = service["host"], service["port"]
-    listen = HostPort.parse(str(HostPort(host, port)), numeric=True)
-    return Offer(
-        name=service_name(service["name"]),
-        protocol=service["protocol"],
-        listen=listen,
-        tls_channel=service["tls_channel"],
-        max_sessions=service["max_sessions"],
-        max_sessions_per_address=service["max_sessions_per_address"],
-        balance=service.get("balance") or "round-robin",
-        persistence=service.get("persistence") or 0,
-        mapping=_mapping(service),
-        max_rate=service.get("max_rate") or 0,
-        max_rate_per_address=service.get("max_rate_per_address") or 0,
-        allow=lists.find(service.get("allow")),
-        deny=lists.find(service.get("deny")),
-    )
-
-
-def _mapping(service: dict[str, Any]) -> Mapping | None:
-    if service["protocol"] not in MAPPED_PROTOCOLS:
-        return None
-    first, last = service.get("map_first"), service.get("map_last")
-    if first is None or last is None or not first <= last < first + commands.MAX_MAPPED:
-        raise AddressError(f"expected 1 to {commands.MAX_MAPPED} ports to be mapped")
-    peers = tuple((service.get("map_peers") or "").split())
-    try:
-        for peer in peers:
-            ip_network(peer)
-    except ValueError:
-        raise AddressError("a peer is not a network") from None
-    return Mapping(service["name"], first, last, peers, bool(service.get("map_tls")))
 
 
 @implementer(IHost)

@@ -123,6 +123,7 @@ ORDER: Final = {
     "lobby": 350,
     "mapped": 355,
     "listeners": 360,
+    "offers": 365,
     "passive": 360,
     "rendezvous": 365,
     "transfers": 368,

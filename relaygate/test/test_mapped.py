@@ -15,11 +15,11 @@ from relaygate import mapped, mappeddata
 from relaygate.addresses import ListenRule
 from relaygate.balance import Group, Member
 from relaygate.config import load_internal
-from relaygate.enrolled import _offer
 from relaygate.errors import NoNode
 from relaygate.listeners import Listeners
 from relaygate.listshelf import ListShelf
 from relaygate.mapped import MappedPorts, Mapping
+from relaygate.offers import offer_of
 from relaygate.protocols.preamble import SessionReply
 from relaygate.test.farend import Ending, payload, reactor, until
 from relaygate.test.ftpnodes import BACKEND, CLIENT, GATE, INSIDE, SPAN, STRANGER, FTPCase
@@ -348,9 +348,9 @@ class RangeTests(ListenersCase):
 
     def test_offer(self) -> None:
         """What is to be mapped comes with the service."""
-        made = _offer(self.offered(map_peers="192.0.2.0/24", map_tls=True), ListShelf({}))
+        made = offer_of(self.offered(map_peers="192.0.2.0/24", map_tls=True), ListShelf({}))
         self.assertEqual(made.mapping, Mapping("ftp", 2000, 2009, ("192.0.2.0/24",), True))
-        self.assertIsNone(_offer(self.offered(protocol="ftp"), ListShelf({})).mapping)
+        self.assertIsNone(offer_of(self.offered(protocol="ftp"), ListShelf({})).mapping)
 
     def test_offers_that_are_none(self) -> None:
         """Too many ports, none, and peers that are no networks are refused."""
@@ -361,7 +361,7 @@ class RangeTests(ListenersCase):
             self.offered(map_peers="192.0.2.1/24"),
         ):
             with self.assertRaises(Exception):  # noqa: B017 - its text is another test's
-                _offer(row, ListShelf({}))
+                offer_of(row, ListShelf({}))
 
     def test_policy(self) -> None:
         """A range that the DMZ's policy does not permit whole is refused with the service."""
