@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relaygate.addresses import AddressError, HostPort, host_name
-from relaygate.admission import Caps, Counted, Throttle
+from relaygate.admission import Caps, Counted, Tally, Throttle
 from relaygate.dataway import TransferFailed
 from relaygate.destinations import Destinations
 from relaygate.entrytalk import NoWish, Talk, Users, Wish, listen_to
@@ -76,6 +76,7 @@ class Entry:
     def __post_init__(self) -> None:
         self.sessions = Counted(self.caps)
         self.pending = Counted(Caps(0, MAX_PENDING))
+        self.tally = Tally()
 
     def use_files(self, files: ServiceFiles) -> None:
         """New sessions use *files*.  Raises :class:`OpenSSL.SSL.Error`."""
@@ -229,6 +230,7 @@ class EntrySession:
         assert self.found is not None
         transfer = self.found.transfer
         log_open(self.log, **self._fields())
+        entry.tally.opened += 1
         if entry.ftp is not None:
             self.relay = FTPRelay(
                 self._leg,
@@ -284,13 +286,17 @@ class EntrySession:
         self._over = True
         self._settled()
         self._entry.sessions.remove(self.client[0])
-        relay = self.relay
+        tally = self._entry.tally
+        if self.relay is None:
+            tally.refused += 1
+        tally.bytes_in += self.bytes_in
+        tally.bytes_out += self.bytes_out
         log_end(
             self.log,
             outcome,
             **self._fields(),
-            bytes_in=relay.bytes_in if relay else 0,
-            bytes_out=relay.bytes_out if relay else 0,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
             seconds=round(self._around.reactor.seconds() - self.began, 3),
         )
         self._ended(self)
@@ -314,6 +320,32 @@ class EntrySession:
             **named,
             "gateway": self.gateway or "-",
             "destination": self.destination,
+        }
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes that have gone to the partner."""
+        return self.relay.bytes_in if self.relay else 0
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes that have come from the partner."""
+        return self.relay.bytes_out if self.relay else 0
+
+    def state(self) -> dict[str, Any]:
+        """
+        How the session is, for operators.
+
+        It has the keys that a service's session has, and no service and no backend.
+        """
+        return {
+            **self._fields(),
+            "service": "",
+            "backend": "",
+            "state": "opening" if self.relay is None else "open",
+            "seconds": round(self._around.reactor.seconds() - self.began, 1),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
         }
 
     def abort(self, cause: Cause, detail: str) -> None:

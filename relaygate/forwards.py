@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any
@@ -148,8 +148,33 @@ class Forwards(MultiService):
             raise SystemExit(2) from None
         self._ports.append(port)
 
+    def state(self) -> list[dict[str, Any]]:
+        """How each entry is, for operators; the bytes are those of running sessions as well."""
+        moved = dict.fromkeys(self.entries, (0, 0))
+        for session, entry in self.sessions.items():
+            into, out = moved.get(entry.name, (0, 0))
+            moved[entry.name] = into + session.bytes_in, out + session.bytes_out
+        return [_state(config, self.entries[config.name], moved) for config in self._configs]
+
     def _forget(self, session: EntrySession) -> None:
         del self.sessions[session]
+
+
+def _state(
+    config: ForwardConfig, entry: Entry, moved: Mapping[str, tuple[int, int]]
+) -> dict[str, Any]:
+    into, out = moved[entry.name]
+    return {
+        "name": entry.name,
+        "protocol": entry.protocol,
+        "listen": str(config.listen),
+        "target": str(config.target or "-"),
+        "sessions": entry.sessions.total,
+        "opened": entry.tally.opened,
+        "refused": entry.tally.refused,
+        "bytes_in": entry.tally.bytes_in + into,
+        "bytes_out": entry.tally.bytes_out + out,
+    }
 
 
 def _entry(config: ForwardConfig, reactor: Any) -> Entry:

@@ -57,6 +57,8 @@ def metrics(status: Mapping[str, Any], bans: int, banned_by_rule: int) -> bytes:
     made.add("bans_by_rule_total", "counter", "Bans that a rule has set.", banned_by_rule)
     for service in status["services"]:
         _service(made, service)
+    for entry in status.get("forwards", ()):
+        _counts(made, "entry_", entry, entry=entry["name"])
     for gateway in status["gateways"]:
         _gateway(made, gateway)
     return bytes(made)
@@ -68,7 +70,7 @@ def _counts(made: Families, place: str, row: Mapping[str, Any], **labels: str) -
         text = f"Sessions that were {what}."
         made.add(f"{place}sessions_{what}_total", "counter", text, row[what], **labels)
     for way, key in (("in", "bytes_in"), ("out", "bytes_out")):
-        text = "Bytes moved, those of running sessions included; in is towards the backends."
+        text = "Bytes moved, those of running sessions included; in is towards the servers."
         made.add(f"{place}bytes_total", "counter", text, row[key], **labels, direction=way)
 
 

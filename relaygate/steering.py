@@ -18,6 +18,8 @@ from twisted.logger import Logger
 from relaygate import __version__
 from relaygate.admin import AdminCommands, AdminError, Answer, Arguments
 from relaygate.backsession import BackSession, Service
+from relaygate.entries import EntrySession
+from relaygate.forwards import Forwards
 from relaygate.gatewaylink import GatewayLink
 from relaygate.identity import Identity
 from relaygate.outcome import Cause
@@ -26,12 +28,17 @@ from relaygate.outcome import Cause
 MAX_SESSIONS = 1_000
 
 
+# A client's of a service, or a program's on its way out.
+Session = BackSession | EntrySession
+
+
 class INode(Protocol):
     """What is steered."""
 
     identity: Identity
     published: dict[str, Service]
     links: dict[str, GatewayLink]
+    forwards: Forwards
     draining: bool
     drained: set[str]
 
@@ -65,7 +72,7 @@ class Steering:
         commands.register("resume", partial(self._steer, False))
 
     async def status(self, arguments: Arguments) -> Answer:
-        """The node, its gateways with what they say of themselves, and its services."""
+        """The node, its gateways with what they say of themselves, its services and its entries."""
         arguments.finish()
         node = self._node
         reports = await gatherResults(
@@ -78,7 +85,7 @@ class Steering:
             "certificate_ends": node.identity.not_after.isoformat(),
             "uptime_seconds": round(self._clock.seconds() - self._began, 1),
             "state": "draining" if node.draining else "running",
-            "sessions": len(node.sessions),
+            "sessions": len(node.sessions) + len(node.forwards.sessions),
             "gateways": [
                 {**link.state(), "report": report}
                 for link, report in zip(node.links.values(), reports, strict=True)
@@ -87,27 +94,38 @@ class Steering:
                 {**_service(each, moved), "state": node.offer_state(each.name)}
                 for each in node.published.values()
             ],
+            "forwards": node.forwards.state(),
         }
 
     async def list_sessions(self, arguments: Arguments) -> Answer:
         """
-        The sessions that run, by their ids: those of ``service``, if it is given, after the id
-        ``after``; ``more`` says whether ``limit`` has left some out.
+        The sessions that run, by their ids: those of ``service`` or of ``entry``, if one is given,
+        after the id ``after``; ``more`` says whether ``limit`` has left some out.
         """
         service = arguments.text("service", "", longest=63)
+        entry = arguments.text("entry", "", longest=63)
         after = arguments.text("after", "", longest=16)
         limit = arguments.number("limit", 1, MAX_SESSIONS, MAX_SESSIONS)
         arguments.finish()
-        found = sorted(
-            (
-                session
+        found: list[tuple[str, Session]] = []
+        if not entry:
+            found += (
+                (session.start.session, session)
                 for session in self._node.sessions
-                if session.start.session > after and service in ("", session.start.service)
-            ),
-            key=lambda session: session.start.session,
+                if service in ("", session.start.service)
+            )
+        if not service:
+            found += (
+                (session.id, session)
+                for session, of in self._node.forwards.sessions.items()
+                if entry in ("", of.name)
+            )
+        found = sorted(
+            ((number, session) for number, session in found if number > after),
+            key=lambda each: each[0],
         )
         return {
-            "sessions": [session.state() for session in found[:limit]],
+            "sessions": [session.state() for _, session in found[:limit]],
             "more": len(found) > limit,
         }
 
@@ -115,7 +133,10 @@ class Steering:
         """End one session now; its client's connection is reset."""
         wanted = arguments.text("session", longest=16)
         arguments.finish()
-        found = [each for each in self._node.sessions if each.start.session == wanted]
+        found: list[Session] = [
+            each for each in self._node.sessions if each.start.session == wanted
+        ]
+        found += [each for each in self._node.forwards.sessions if each.id == wanted]
         for session in found:
             session.abort(Cause.POLICY, "ended by an operator")
         if not found:

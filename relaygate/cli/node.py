@@ -36,7 +36,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     status.set_defaults(func=run_command(lambda _: {"command": "status"}, _print_status))
 
     sessions = subparsers.add_parser("sessions", help="list the sessions of a running node")
-    sessions.add_argument("--service", default="", help="only those of this service")
+    which = sessions.add_mutually_exclusive_group()
+    which.add_argument("--service", default="", help="only those of this service")
+    which.add_argument("--entry", default="", help="only those of this entry")
     add_client_options(sessions)
     sessions.set_defaults(func=_sessions)
 
@@ -184,6 +186,15 @@ def _print_status(status: Answer) -> None:
             for each in service["backends"]
         ],
     )
+    if status.get("forwards"):
+        print()
+        print_table(
+            ("entry", "protocol", "listen", "target", "sessions", "opened", "refused", "in", "out"),
+            [
+                [*(each[key] for key in ("name", "protocol", "listen", "target")), *_figures(each)]
+                for each in status["forwards"]
+            ],
+        )
     for gateway in status["gateways"]:
         for name, reason in gateway["refused"].items():
             print(f"{gateway['name']} refuses {name}: {printable(reason)}")
@@ -216,6 +227,8 @@ def _sessions(arguments: argparse.Namespace) -> int:
         while more:
             after = found[-1]["session"] if found else ""
             request = {"command": "sessions", "service": arguments.service, "after": after}
+            if arguments.entry:
+                request["entry"] = arguments.entry
             page = ask(arguments, request)
             found += page["sessions"]
             more = page["more"]
@@ -229,17 +242,13 @@ def _sessions(arguments: argparse.Namespace) -> int:
         ("session", "service", "client", "gateway", "backend", "seconds", "in", "out"),
         [
             [
-                each[key]
-                for key in (
-                    "session",
-                    "service",
-                    "client",
-                    "gateway",
-                    "backend",
-                    "seconds",
-                    "bytes_in",
-                    "bytes_out",
-                )
+                each["session"],
+                # Of a program on its way out: the entry, and where it wants to go.
+                each["service"] or each["entry"],
+                each["client"],
+                each["gateway"],
+                each["backend"] or each["destination"],
+                *(each[key] for key in ("seconds", "bytes_in", "bytes_out")),
             ]
             for each in found
         ],

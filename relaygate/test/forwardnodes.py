@@ -89,6 +89,7 @@ class ForwardCase(TestCase):
         connect: Sequence[str] | None = None,
         gateways: Sequence[str] = ("dmz",),
         policy: dict[str, Any] | None = None,
+        inside: dict[str, Any] | None = None,
     ) -> None:
         """Start all; *connect* is the DMZ's policy, by default the partner on every port."""
         self.patch(parting, "PARTING_LIMIT_S", 0.3)
@@ -114,7 +115,9 @@ class ForwardCase(TestCase):
             self.gates[name] = dmz
             links.append(GatewayConfig(HostPort(GATE, uplink), name, pool=2))
         self.node = InternalNode(
-            InternalConfig(_NOWHERE, tuple(links), (), LogConfig(), forwards=entries),
+            InternalConfig(
+                _NOWHERE, tuple(links), (), LogConfig(), forwards=entries, **(inside or {})
+            ),
             identity("node-a", Role.INTERNAL),
             reactor,
         )

@@ -31,6 +31,7 @@ STATUS = {
             ],
         }
     ],
+    "forwards": [{"name": "out", "protocol": "socks5", **COUNTS}],
     "gateways": [
         {
             "name": "dmz",

@@ -106,7 +106,8 @@ async function lookAtSessions() {
   for (let page = 0; page < 10; page++) {
     const answer = await (await call("look?command=sessions&after=" + encodeURIComponent(after))).json();
     if (!answer.ok) return;
-    found = found.concat(answer.result.sessions);
+    // Of a program on its way out: the entry, and where it wants to go.
+    found = found.concat(answer.result.sessions.map((each) => ({ ...each, service: each.service || each.entry, backend: each.backend || each.destination })));
     if (!answer.result.more || !answer.result.sessions.length) break;
     after = answer.result.sessions.at(-1).session;
   }
