@@ -13,7 +13,6 @@ from twisted.application.internet import ClientService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import (
-    IDelayedCall,
     IHandshakeListener,
     IProtocolFactory,
     IStreamClientEndpoint,
@@ -28,10 +27,11 @@ from relaygate import commands
 from relaygate.addresses import HostPort
 from relaygate.backoff import FullJitter
 from relaygate.dataway import DataWay
+from relaygate.declaring import Declaration
 from relaygate.dial import error_words, leg_endpoint
 from relaygate.legs import Leg
 from relaygate.listpush import MINOR as LISTS_SINCE_MINOR
-from relaygate.listpush import pages_of, put_bans, put_lists
+from relaygate.listpush import put_bans
 from relaygate.protocols.preamble import SessionStart, TransferStart, UplinkKeys
 from relaygate.report import fetch_report
 from relaygate.supply import ChannelSupply, Start, SuppliedChannel
@@ -45,8 +45,6 @@ HELLO_LIMIT_S = 10.0
 SUPERSEDED_WAIT_S = 60.0
 # A failure that goes on is told again after this many seconds.
 NOTE_AGAIN_S = 600.0
-# Services that were refused are asked for again after this many seconds: ports become free.
-DECLARE_AGAIN_S = 30.0
 
 
 @implementer(IHandshakeListener)
@@ -124,7 +122,7 @@ class GatewayLink(MultiService):
         self.gateway_name = name
         self.software = software
         self._pool = pool
-        self._services = services
+        self._declaration = Declaration(name, services, reactor)
         # The bans that hold: networks, and seconds that are left.
         self.bans: Callable[[], Sequence[tuple[str, float]]] = list
         self._kinds = kinds
@@ -138,16 +136,10 @@ class GatewayLink(MultiService):
         self._minor = 0
         self._supply: ChannelSupply | None = None
         self.generation = 0
-        # The services that the DMZ node has refused, and why.
-        self.refused: dict[str, str] = {}
         self._last_failure = ""
         self._noted_at = 0.0
         self._farewell = ""
         self._superseded = False
-        self._again: IDelayedCall | None = None
-        # The uplink on which a declaration is under way, and whether the wish has changed since.
-        self._declaring: Uplink | None = None
-        self._stale = False
         # The sessions that came through this link and run; kept by whoever it hands them to.
         self.sessions = 0
         self.retired = False
@@ -170,7 +162,12 @@ class GatewayLink(MultiService):
     @property
     def settled(self) -> bool:
         """Whether the DMZ node has what is wished for, or is not there to have it."""
-        return self._uplink is None or self._declaring is None
+        return self._uplink is None or not self._declaration.under_way
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The services that the DMZ node has refused, and why."""
+        return self._declaration.refused
 
     def state(self) -> dict[str, Any]:
         """How the link is, for operators."""
@@ -218,14 +215,15 @@ class GatewayLink(MultiService):
         """Offer *services* from now on, with *pool* channels of *kinds*; as the constructor has
         them.
         """
-        declared = services != self._services
-        self._services, self._kinds, self._pool = services, kinds, pool
+        declared = services != self._declaration.services
+        self._declaration.services = services
+        self._kinds, self._pool = kinds, pool
         uplink = self._uplink
         if uplink is None or self._supply is None:
             return
         self._supply.keep(kinds, pool)
         if declared:
-            self._declare_again(uplink)
+            self._declaration.state_again(uplink)
 
     @property
     def leads_out(self) -> bool:
@@ -268,6 +266,7 @@ class GatewayLink(MultiService):
         self.draining = False
         self.generation = answer["generation"]
         self._minor = answer["minor"]
+        self._declaration.up(uplink, self._minor)
         self.log.info(
             "uplink open: gateway={gateway} address={address} generation={generation}"
             " software={software!r} key_exchange={key_exchange}",
@@ -292,7 +291,7 @@ class GatewayLink(MultiService):
         self.dataway.up(uplink)
         try:
             await self.put_bans(self.bans())
-            await self._declare(uplink)
+            await self._declaration.state(uplink)
         except UplinkFailed as error:
             uplink.end(str(error))
 
@@ -306,55 +305,6 @@ class GatewayLink(MultiService):
         """:meth:`greet` has failed in a way that nobody thought of: it is tried again."""
         self.log.failure("greeting {gateway} failed", failure, gateway=self.gateway_name)
         uplink.end("internal error")
-
-    async def _declare(self, uplink: Uplink) -> None:
-        """State the whole wish, again if it changes meanwhile; raises :class:`UplinkFailed`."""
-        self._stale = True
-        if self._declaring is uplink:
-            return
-        self._declaring = uplink
-        try:
-            while self._stale:
-                self._stale = False
-                await self._state_wish(uplink)
-        finally:
-            if self._declaring is uplink:
-                self._declaring = None
-
-    async def _state_wish(self, uplink: Uplink) -> None:
-        self._forget_again()
-        services = await put_lists(uplink, self._services, self._minor)
-        pages = pages_of(services)
-        answer: dict[str, Any] = {}
-        for number, page in enumerate(pages):
-            last = number == len(pages) - 1
-            answer = await uplink.ask(commands.Declare, page=number, last=last, services=page)
-        self.refused = {each["name"]: each["reason"] for each in answer["refused"]}
-        for refused in answer["refused"]:
-            self.log.warn(
-                "listener refused: gateway={gateway} service={service} reason={reason!r}",
-                gateway=self.gateway_name,
-                service=refused["name"],
-                reason=refused["reason"],
-            )
-        self.log.info(
-            "services declared: gateway={gateway} services={services} refused={refused}",
-            gateway=self.gateway_name,
-            services=len(self._services),
-            refused=len(answer["refused"]),
-        )
-        if answer["refused"] and uplink is self._uplink:
-            self._again = self.reactor.callLater(DECLARE_AGAIN_S, self._declare_again, uplink)
-
-    def _declare_again(self, uplink: Uplink) -> None:
-        Deferred.fromCoroutine(self._declare(uplink)).addErrback(
-            lambda failure: uplink.end(failure.getErrorMessage())
-        )
-
-    def _forget_again(self) -> None:
-        if self._again is not None and self._again.active():
-            self._again.cancel()
-        self._again = None
 
     def _note_failure(self, reason: str) -> None:
         # A DMZ node that is down for an hour is a few lines, not hundreds.
@@ -402,7 +352,7 @@ class GatewayLink(MultiService):
         if self._supply is not None:
             self._supply.close()
             self._supply = None
-        self._forget_again()
+        self._declaration.down()
         write = self.log.info if self._farewell else self.log.warn
         write(
             "uplink lost: gateway={gateway} reason={reason!r}",

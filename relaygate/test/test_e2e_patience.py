@@ -9,7 +9,7 @@ from typing import Final
 
 from twisted.trial.unittest import TestCase
 
-from relaygate.gatewaylink import DECLARE_AGAIN_S
+from relaygate.declaring import DECLARE_AGAIN_S
 from relaygate.sshopening import IDENTIFICATION_LIMIT_S
 from relaygate.test.gateway import (
     REPEATS,

@@ -146,6 +146,7 @@ ORDER: Final = {
     "listshelf": 360,
     "listpush": 365,
     "dataway": 360,
+    "declaring": 367,
     "mappeddata": 365,
     "gatewaylink": 370,
     # 4, roles

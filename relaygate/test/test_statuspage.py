@@ -110,7 +110,7 @@ class StatusTests(StatusCase):
             self.assertEqual(await self.get(port, "/ready", "HEAD"), (200, ""))
         self.assertEqual((await self.get(self.dmz_page, "/metrics"))[0], 404)
         (link,) = self.node.links.values()
-        link.refused = {"svc": "no"}
+        link._declaration.refused = {"svc": "no"}
         self.assertEqual(await self.get(self.inside_page, "/ready"), (503, "svc: no gateway\n"))
         stopping = self.node.stopService()
         await until(lambda: not list(self.dmz.listeners))
