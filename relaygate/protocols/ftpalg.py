@@ -58,6 +58,8 @@ from relaygate.protocols.ftpeffects import (
     Wait,
 )
 from relaygate.protocols.ftpexchange import (
+    BACKEND_CLOSED,
+    GOODBYE,
     UNAVAILABLE,
     Core,
     Exchange,
@@ -198,10 +200,11 @@ class FTPSession:
     @_input
     def backend_lost(self) -> None:
         """The backend has ended or broken off its control connection, or refused TLS."""
-        if isinstance(self._current, Farewell):
-            self._core.end(End.DONE, "the client quit", Reply.of(221, "Goodbye."))
-        else:
-            self._core.end(End.BACKEND, "the backend closed its control connection", UNAVAILABLE)
+        current = self._current
+        if isinstance(current, Farewell):
+            self._core.end(End.DONE, "the client quit", GOODBYE)
+        elif not (isinstance(current, Transferring) and current.backend_lost()):
+            self._core.end(End.BACKEND, BACKEND_CLOSED, UNAVAILABLE)
 
     @_input
     def client_violated(self, what: str) -> None:
@@ -217,12 +220,13 @@ class FTPSession:
     def timed_out(self) -> None:
         """The limit of :attr:`waits_for` has run out."""
         wait, current = self.waits_for, self._current
-        if isinstance(current, Transferring) and wait in (Wait.ABORT, Wait.DRAIN):
-            current.cut()
-        elif isinstance(current, Transferring) and wait is Wait.QUIT and current.takes_asides:
+        going = current if isinstance(current, Transferring) and not current.probing else None
+        if going is not None and wait in (Wait.ABORT, Wait.DRAIN):
+            going.cut()
+        elif going is not None and wait is Wait.QUIT and going.takes_asides:
             quitting = self._waiting.popleft()
             assert isinstance(quitting, Command)
-            current.ask(quitting)
+            going.ask(quitting)
         elif wait is not Wait.QUIT:
             reply = Reply.of(421, "Timeout, closing control connection.")
             self._core.end(End.TIMEOUT, f"nothing came in time while {wait.value} was due", reply)

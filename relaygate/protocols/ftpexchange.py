@@ -124,6 +124,8 @@ class Core:
 
 
 UNAVAILABLE = Reply.of(421, "Service not available, closing control connection.")
+GOODBYE = Reply.of(221, "Goodbye.")
+BACKEND_CLOSED = "the backend closed its control connection"
 
 
 class Exchange:

@@ -30,7 +30,14 @@ from relaygate.protocols.ftpeffects import (
     TransferSeen,
     Wait,
 )
-from relaygate.protocols.ftpexchange import Core, Exchange, Transfer
+from relaygate.protocols.ftpexchange import (
+    BACKEND_CLOSED,
+    GOODBYE,
+    UNAVAILABLE,
+    Core,
+    Exchange,
+    Transfer,
+)
 
 BROKEN: Final = Reply.of(426, "Data connection broken off, transfer aborted.")
 
@@ -68,8 +75,11 @@ class Transferring(Exchange):
         self._told = False
         self._aside = ""
         self._quit = False
+        self._behind: list[Reply] = []  # answers to asides that came behind the final reply
+        self._orphaned = False
         self._aborting = False
         self._probing = False
+        self._twice = False  # a second final reply came behind ABOR
 
     @property
     def wait(self) -> Wait:  # type: ignore[override]
@@ -77,7 +87,8 @@ class Transferring(Exchange):
         if not self._sent or self._held is not None:
             return Wait.PREPARING
         if self._aborting:
-            return Wait.REPLY if self._over else Wait.ABORT
+            # Behind two answers the third is on its way, unless NOOP's was the second.
+            return Wait.REPLY if self._over and not self._twice else Wait.ABORT
         if not self._begun or self._over:
             return Wait.REPLY
         failed = self._final is not None and self._final.code >= 400
@@ -217,6 +228,11 @@ class Transferring(Exchange):
             self._settle()
 
     @property
+    def probing(self) -> bool:
+        """Whether ABOR is through, and what comes next is not clear."""
+        return self._probing
+
+    @property
     def _is_transfer(self) -> bool:
         return self._begun or self._direction is not Direction.UNKNOWN
 
@@ -242,11 +258,16 @@ class Transferring(Exchange):
             self._drop()
         if not self._told:
             self._tell_final(self._final)
+        for reply in self._behind:
+            self.core.pass_on(reply)
+        self._behind.clear()
         if self._aside:
             return
         self.done = True
         if self._quit:
             self.core.end(End.DONE, "the client quit")
+        elif self._orphaned:
+            self.core.end(End.BACKEND, BACKEND_CLOSED, UNAVAILABLE)
 
     def _tell_final(self, final: Reply) -> None:
         broken = self._end is not DataEnd.WHOLE and not self._aborting
@@ -277,6 +298,23 @@ class Transferring(Exchange):
             )
             self.core.emit(seen)
 
+    def backend_lost(self) -> bool:
+        """
+        The backend has closed its control connection; return whether the transfer goes on.
+
+        It does where the backend's last word on it is here: servers that were asked to quit close
+        behind that, with the file's tail still on its way to a client that reads slowly.
+        """
+        final = self._final
+        if final is None or final.code >= 400 or not self._begun or self._over or self._aborting:
+            return False
+        self._orphaned = True
+        if self._aside == "QUIT":
+            self._quit = True
+            self._behind.append(GOODBYE)
+        self._aside = ""
+        return True
+
     # What the client asks meanwhile.
 
     @property
@@ -293,7 +331,11 @@ class Transferring(Exchange):
         if not reply.preliminary:
             self._quit = self._aside == "QUIT" and reply.code < 300
             self._aside = ""
-        self.core.pass_on(reply)
+        if self._final is not None and not self._told:
+            # The backend had the transfer's end first, and so has the client.
+            self._behind.append(reply)
+        else:
+            self.core.pass_on(reply)
         self._settle()
 
     @property
@@ -316,7 +358,7 @@ class Transferring(Exchange):
         Tell the first final reply behind ABOR; whether a second one follows, nobody can know.
 
         Servers send 426 and 226, or 226 alone.  So one NOOP asks what comes next: its 200 has
-        nothing in common with what an ABOR is answered.
+        nothing in common with what an ABOR is answered, and behind two replies any one is NOOP's.
         """
         assert self._final is not None
         self._drop()
@@ -325,7 +367,10 @@ class Transferring(Exchange):
         self._probing = True
 
     def _probed(self, reply: Reply) -> None:
-        if reply.code == 200:
+        if reply.preliminary:
+            return
+        if self._twice or reply.code == 200:
             self.done = True
         else:
+            self._twice = True
             self.core.pass_on(reply)
