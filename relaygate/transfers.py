@@ -370,10 +370,14 @@ class Transfers:
     def _came(self, sessions: list[str], port: int, leg: Leg) -> None:
         """A data connection of one of *sessions* has come to *port*."""
         control = self._controls[sessions[0]]
-        theirs = set(sessions)
-        waiting = sum(each.session in theirs for each in self._mapped)
+        # What outlives its session counts on: else sessions that come and go could pile it up.
+        clients = {self._controls[session].client[0] for session in sessions}
+        held = sum(
+            each.control.client[0] in clients and each.control.mapping == control.mapping
+            for each in self._mapped
+        )
         node = self.find_node(control.node)
-        if node is None or control.mapping is None or waiting >= MAX_MAPPED * len(sessions):
+        if node is None or control.mapping is None or held >= MAX_MAPPED * len(sessions):
             leg.abortConnection()
             return
         transfer = Transfer(

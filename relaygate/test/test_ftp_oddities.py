@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from relaygate import ftprelay
 from relaygate.protocols.ftpeffects import DataEnd, Direction, End, Wait
-from relaygate.test.farend import payload, until
+from relaygate.test.farend import Ending, payload, until
 from relaygate.test.ftpnodes import FTPCase
+from relaygate.test.ftppeers import Line
 from relaygate.test.ftpscript import ScriptTestCase, asks, closes, own, told
+from relaygate.test.test_mapped import PORT, PassingCase
+from relaygate.transfers import MAX_MAPPED
 
 _CLOSED = own(421, "Service not available, closing control connection.")
 
@@ -145,3 +148,29 @@ class SlowClientTests(FTPCase):
         await client.reply(221)
         await self.is_over(client)
         await self.all_over()
+
+
+class PassingTests(PassingCase):
+    """Sessions that pass unopened, and come and go."""
+
+    async def test_left_behind(self) -> None:
+        """Data that outlives its session counts for the client's next one (Requirement 86)."""
+        await self.begin_passing()
+        left: list[tuple[Line, Line]] = []
+        for _ in range(2):
+            client = self.client()
+            await client.reply(220)
+            while len(left) < MAX_MAPPED:
+                left.append(await self.joined())
+            self.assertIs(await self.connect(PORT).ended(), Ending.RESET)
+            client.finish()
+            (await self.backend.control()).finish()
+            await until(lambda: not len(self.dmz.desk), "the session's end")
+        for data, server in left:
+            data.finish()
+            server.finish()
+            await data.ended()
+        await self.all_over()
+        client = self.client()
+        await client.reply(220)
+        await self.joined()
