@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
+from typing import cast
 
 from twisted.internet import tcp
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 
-from relaygate.legs import tune
+from relaygate.legs import Leg, tune
 from relaygate.socketleg import ServerLeg
 
 # Twisted's 50 is soon full where partners' jobs all start on the hour.
@@ -56,3 +58,21 @@ class LegPort(tcp.Port):
             # [::] is every IPv6 address, and 0.0.0.0 every IPv4 one: two rules, two listeners.
             skt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         return skt
+
+
+class Accepted(Protocol):
+    """
+    The protocol of a connection that was accepted because somebody waits for it.
+
+    *taker* has its leg, not read, and gives it another protocol.
+    """
+
+    def __init__(self, taker: Callable[[Leg], None]) -> None:
+        self._taker = taker
+
+    def connectionMade(self) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        leg = cast(Leg, self.transport)
+        # It may still be waiting when the node is killed, and no file is complete then.
+        leg.abort_by_default()
+        self._taker(leg)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address, ip_network
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IDelayedCall
@@ -28,7 +28,7 @@ from twisted.logger import Logger
 
 from relaygate.admission import Throttle
 from relaygate.intake import Intake
-from relaygate.legport import LegPort, WaitingLeg
+from relaygate.legport import Accepted, LegPort, WaitingLeg
 from relaygate.legs import Leg
 from relaygate.protocols.proxyheader import ProxyHeader
 
@@ -230,7 +230,7 @@ class _Mapped(Factory):
         if self._intake is not None and self._intake.trusts(address):
             return self._intake.protocol(self._introduced)
         taker = self._came(address)
-        return None if taker is None else _Accepted(taker)
+        return None if taker is None else Accepted(taker)
 
     def _introduced(self, leg: Leg, header: ProxyHeader) -> None:
         """A proxy has said whose connection *leg* is."""
@@ -238,19 +238,6 @@ class _Mapped(Factory):
         if taker is None:
             leg.abortConnection()
             return
-        accepted = _Accepted(taker)
+        accepted = Accepted(taker)
         leg.protocol = accepted
         accepted.makeConnection(leg)
-
-
-class _Accepted(Protocol):
-    """The protocol of a connection that somebody expects, until it is part of a relay."""
-
-    def __init__(self, taker: Callable[[Leg], None]) -> None:
-        self._taker = taker
-
-    def connectionMade(self) -> None:
-        """See :class:`twisted.internet.interfaces.IProtocol`."""
-        leg = cast(Leg, self.transport)
-        leg.abort_by_default()
-        self._taker(leg)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IDelayedCall
@@ -23,7 +23,7 @@ from relaygate.addresses import HostPort, ListenRule
 from relaygate.admission import Throttle
 from relaygate.commands import NotPermitted, NotPossible
 from relaygate.intake import Intake
-from relaygate.legport import LegPort, WaitingLeg
+from relaygate.legport import Accepted, LegPort, WaitingLeg
 from relaygate.legs import Leg
 from relaygate.protocols.proxyheader import ProxyHeader
 
@@ -95,7 +95,7 @@ class PassivePort(Factory):
         intake = self._room.intake
         if intake is not None and intake.trusts(address):
             return intake.protocol(self._introduced)
-        return _Accepted(self.accepted) if self._takes(address) else None
+        return Accepted(self.accepted) if self._takes(address) else None
 
     def _introduced(self, leg: Leg, header: ProxyHeader) -> None:
         """A proxy has said whose connection *leg* is."""
@@ -103,7 +103,7 @@ class PassivePort(Factory):
         if self._port is None or not self._takes(address):
             leg.abortConnection()
             return
-        accepted = _Accepted(self.accepted)
+        accepted = Accepted(self.accepted)
         leg.protocol = accepted
         accepted.makeConnection(leg)
 
@@ -128,19 +128,6 @@ class PassivePort(Factory):
         port, self._port = self._port, None
         self._room.bound.discard((port.interface, self.number))
         port.stopListening()
-
-
-class _Accepted(Protocol):
-    """The protocol of a connection that was expected, until it is part of a relay."""
-
-    def __init__(self, accepted: Callable[[Leg], None]) -> None:
-        self._accepted = accepted
-
-    def connectionMade(self) -> None:
-        """See :class:`twisted.internet.interfaces.IProtocol`."""
-        leg = cast(Leg, self.transport)
-        leg.abort_by_default()
-        self._accepted(leg)
 
 
 class PassivePorts:
