@@ -26,7 +26,6 @@ from relaygate.protocols.httptarget import Routes
 HELLO_LIMIT_S = 10.0
 # RFC 8446 section 6.2: fatal alerts in a record of their own.
 ALERT_PROTOCOL_VERSION = b"\x15\x03\x03\x00\x02\x02\x46"
-ALERT_INTERNAL_ERROR = b"\x15\x03\x03\x00\x02\x02\x50"
 ALERT_UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
 VERSIONS = ("unknown", "ssl3", "1.0", "1.1", "1.2", "1.3")
 

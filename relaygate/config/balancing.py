@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from relaygate.addresses import HostPort
+from relaygate.balance import MAX_WEIGHT
 from relaygate.config.schema import Key, ListOf, Reader, Section, Table, Value
 from relaygate.config.shared import TARGET, choice, flag, integer, seconds, text_of
 
@@ -113,7 +114,7 @@ PERSISTENCE = Section(
 _BACKEND = Table(
     (
         Key("address", TARGET, required=True),
-        Key("weight", integer(1, 256)),
+        Key("weight", integer(1, MAX_WEIGHT)),
         Key("backup", flag()),
     )
 )

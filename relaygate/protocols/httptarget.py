@@ -27,11 +27,6 @@ class Place:
     host: bytes
     path: bytes
 
-    @property
-    def bare_path(self) -> bytes:
-        """The path without its query, which may hold secrets."""
-        return self.path.partition(b"?")[0]
-
 
 def place_of(head: RequestHead, scheme: bytes, reached: bytes) -> Place:
     """
