@@ -8,6 +8,7 @@ module imports only modules with a lower number: imports run downhill, and equal
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,7 @@ ORDER: Final = {
     "mappeddata": 365,
     "gatewaylink": 370,
     # 4, roles
-    "forwards": 395,
+    "forwards": 400,
     "dmz": 400,
     "serving": 405,
     "probing": 380,
@@ -379,6 +380,18 @@ class HouseTests(SynchronousTestCase):
                 and module.row not in REACTOR_USERS
             ]
         )
+
+    def test_the_map_is_true(self) -> None:
+        """The table of floors in docs/architecture.md has every room, on the floor of its row."""
+        document = PACKAGE.parent / "docs" / "architecture.md"
+        shown: dict[str, int] = {}
+        for line in document.read_text("utf-8").splitlines():
+            if floor := re.match(r"\| ([0-5]) ", line):
+                for name in re.findall(r"`([a-z_]+)/?`", line):
+                    shown[name] = int(floor[1])
+        # The ground is one room on the map.
+        rows = {name.partition(".")[0]: number // 100 for name, number in ORDER.items() if name}
+        self.assertEqual(shown, rows)
 
     def test_no_room_is_too_large(self) -> None:
         """No module has more lines than can be kept in mind."""
