@@ -390,8 +390,11 @@ class BackSession(WebSession):
 
     def state(self) -> dict[str, Any]:
         """How the session is, for operators."""
+        # FTP knows more of itself than its bytes.
+        seen = getattr(self.relay, "seen", None)
         return {
             **self._fields(),
+            **(seen.shown() if seen is not None else {"user": "", "direction": ""}),
             "state": "opening" if self.relay is None else "open",
             "seconds": round(self._reactor.seconds() - self._began, 1),
             "bytes_in": self.relay.bytes_in if self.relay else 0,

@@ -35,7 +35,8 @@ from relaygate.addresses import HostPort
 from relaygate.admin import AdminCommands, AdminPort
 from relaygate.config import DashboardConfig
 from relaygate.history import FINE_S, History, Recent
-from relaygate.servicekeys import load_service_key, load_token
+from relaygate.keeper import DASHBOARD, Keeper
+from relaygate.servicekeys import ServiceFiles, load_service_key, load_token
 from relaygate.servicetls import service_context
 
 # RFC 9110 section 15.5.20.
@@ -74,28 +75,42 @@ _FILES = {
 
 
 def admin_doors(
-    socket: Path | None, config: DashboardConfig | None, commands: AdminCommands, reactor: Any
+    socket: Path | None,
+    config: DashboardConfig | None,
+    commands: AdminCommands,
+    keepers: dict[str, Keeper[ServiceFiles]],
+    reactor: Any,
 ) -> Iterator[Service]:
     """The services by which operators come in, as far as the file wants them.
 
+    What keeps the dashboard's certificate is put among the *keepers*, which are told to reload.
     Raises :class:`relaygate.identity.IdentityError` where token or certificate cannot be used.
     """
     if socket is not None:
         yield AdminPort(socket, commands, reactor)
     if config is not None:
-        yield Dashboard(config, commands, reactor)
+        board = Dashboard(config, commands, reactor)
+        if board.keeper is not None:
+            keepers[DASHBOARD] = board.keeper
+            yield board.keeper
+        yield board
 
 
 @implementer(IOpenSSLContextFactory)
 class _Contexts:
     """What Twisted's TLS wants of a context."""
 
-    def __init__(self, context: SSL.Context) -> None:
-        self._context = context
+    def __init__(self, files: ServiceFiles) -> None:
+        self.use(files)
 
     def getContext(self) -> SSL.Context:
         """See :class:`twisted.internet.interfaces.IOpenSSLContextFactory`."""
         return self._context
+
+    def use(self, files: ServiceFiles) -> None:
+        """Connections from now on are shown the certificate of *files*."""
+        assert files.key is not None
+        self._context = service_context(files.key)
 
 
 class Dashboard(Service):
@@ -110,11 +125,18 @@ class Dashboard(Service):
         self.recent = Recent()
         self.token = load_token(config.token_file) if config.token_file else b""
         self._listen = config.listen
-        self._context: SSL.Context | None = None
+        self._contexts: _Contexts | None = None
+        self.keeper: Keeper[ServiceFiles] | None = None
         if config.certificate is not None and config.key is not None:
-            now = datetime.fromtimestamp(reactor.seconds(), UTC)
-            key = load_service_key(config.certificate, config.key, now=now)
-            self._context = service_context(key)
+            paths = config.certificate, config.key
+
+            def load(now: datetime) -> ServiceFiles:
+                return ServiceFiles("dashboard", load_service_key(*paths, now=now), ())
+
+            files = load(datetime.fromtimestamp(reactor.seconds(), UTC))
+            self._contexts = _Contexts(files)
+            use = self._contexts.use
+            self.keeper = Keeper("dashboard's TLS", files, load, use, paths, reactor)
         self.watchers: set[server.Request] = set()
         self.shown: dict[str, Any] = {}
         self._looks = LoopingCall(self._look)
@@ -125,7 +147,7 @@ class Dashboard(Service):
     @property
     def hosts(self) -> frozenset[str]:
         """What ``Host`` may say; anything if it is empty."""
-        if self._context is not None:
+        if self._contexts is not None:
             # The certificate proves which name it is, and somebody else's name cannot be in it.
             return frozenset()
         return frozenset({str(HostPort(self._listen.host, self.port)), f"localhost:{self.port}"})
@@ -133,7 +155,7 @@ class Dashboard(Service):
     @property
     def origin_scheme(self) -> str:
         """Which scheme our own page has."""
-        return "http" if self._context is None else "https"
+        return "http" if self._contexts is None else "https"
 
     @property
     def port(self) -> int:
@@ -148,12 +170,10 @@ class Dashboard(Service):
         site.displayTracebacks = False
         host, port = self._listen.host, self._listen.port
         try:
-            if self._context is None:
+            if self._contexts is None:
                 self._port = self.reactor.listenTCP(port, site, interface=host)
             else:
-                self._port = self.reactor.listenSSL(
-                    port, site, _Contexts(self._context), interface=host
-                )
+                self._port = self.reactor.listenSSL(port, site, self._contexts, interface=host)
         except CannotListenError as error:
             self.log.error("admin.listen: cannot listen: {reason}", reason=str(error.socketError))
             return

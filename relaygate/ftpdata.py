@@ -63,6 +63,41 @@ _FAULT = Reply.of(425, "Cannot open data connection.")
 Feed = Callable[..., None]
 
 
+class Seen:
+    """What operators see of a session while it runs: who it is, and what its files have moved."""
+
+    def __init__(self) -> None:
+        self.user = ""
+        self._ended_in = 0
+        self._ended_out = 0
+        self._running: dict[Relay, Direction] = {}
+
+    def began(self, relay: Relay, direction: Direction) -> None:
+        """A file moves by *relay*."""
+        self._running[relay] = direction
+
+    def over(self, relay: Relay) -> None:
+        """It does no longer."""
+        if self._running.pop(relay, None) is not None:
+            self._ended_in += relay.bytes_in
+            self._ended_out += relay.bytes_out
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes of files from the client, so far."""
+        return self._ended_in + sum(relay.bytes_in for relay in self._running)
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes of files and listings to the client, so far."""
+        return self._ended_out + sum(relay.bytes_out for relay in self._running)
+
+    def shown(self) -> dict[str, str]:
+        """The user that has logged in, and where files move just now."""
+        ways = sorted({direction.value for direction in self._running.values()})
+        return {"user": self.user, "direction": ", ".join(ways)}
+
+
 @dataclass(frozen=True)
 class DataPaths:
     """
@@ -70,7 +105,7 @@ class DataPaths:
 
     *client* and *backend* are the ways of their data connections.  *control* is the backend's
     control leg, and *control_session* the TLS session of it that data connections resume;
-    *backend_protected* says whether they are protected at all.
+    *backend_protected* says whether they are protected at all.  What moves is told to *seen*.
     """
 
     reactor: Any
@@ -86,6 +121,7 @@ class DataPaths:
     backend_tls: BackendTLS | None
     backend_name: str
     control_session: Callable[[], SSL.Session | None]
+    seen: Seen
 
 
 class FTPData:
@@ -253,6 +289,7 @@ class FTPData:
             idle_timeout_s=STALL_LIMIT_S,
             passed=self._passed,
         )
+        self._paths.seen.began(self.relay, self._direction)
         self.relay.start()
 
     async def _secure_client(self, leg: Leg) -> None:
@@ -318,6 +355,8 @@ class FTPData:
 
     def _over(self, outcome: Outcome) -> None:
         self._stop_timer()
+        if self.relay is not None:
+            self._paths.seen.over(self.relay)
         # Who has a download's end may close as it likes: some clients close without close_notify.
         served = self._served and self._direction is Direction.DOWNLOAD
         if outcome.cause is Cause.DONE or (served and outcome.cause is Cause.CLIENT):

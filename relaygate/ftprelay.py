@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from relaygate.dataway import DataWay
 from relaygate.ftpcontrol import ControlEnd, Event
-from relaygate.ftpdata import DataPaths, FTPData
+from relaygate.ftpdata import DataPaths, FTPData, Seen
 from relaygate.ftpways import Direct, ThroughGateway
 from relaygate.legs import Leg
 from relaygate.outcome import Cause, Outcome, Phase
@@ -163,6 +163,7 @@ class FTPRelay:
             settings.source_port,
         )
         policy = settings.policy
+        self.seen = Seen()
         self._paths = DataPaths(
             reactor=reactor,
             shelf=shelf,
@@ -177,6 +178,7 @@ class FTPRelay:
             backend_tls=self._backend_tls,
             backend_name=name,
             control_session=self._control_session,
+            seen=self.seen,
         )
         self._transfers: dict[int, FTPData] = {}
         # The one that was given back last: its figures are still to be told.
@@ -192,13 +194,13 @@ class FTPRelay:
 
     @property
     def bytes_in(self) -> int:
-        """Bytes that the client has sent on its control connection, so far."""
-        return self._client.bytes
+        """Bytes that the client has sent so far, on its control connection and of files."""
+        return self._client.bytes + self.seen.bytes_in
 
     @property
     def bytes_out(self) -> int:
-        """Bytes that the backend has sent on its control connection, so far."""
-        return self._backend.bytes
+        """Bytes that the backend has sent so far, on its control connection and of files."""
+        return self._backend.bytes + self.seen.bytes_out
 
     @property
     def failed_logins(self) -> int:
@@ -354,6 +356,7 @@ class FTPRelay:
 
     @_perform.register
     def _(self, effect: LoginSeen) -> None:
+        self.seen.user = _text(effect.user) if effect.ok else self.seen.user
         log_event(
             self.log,
             "login",

@@ -6,6 +6,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -35,7 +36,7 @@ from relaygate.listpush import put_bans
 from relaygate.protocols.preamble import SessionStart, TransferStart, UplinkKeys
 from relaygate.report import fetch_report
 from relaygate.supply import ChannelSupply, Start, SuppliedChannel
-from relaygate.tls import PeerNotAllowed, demand_gateway, key_exchange, uplink_secrets
+from relaygate.tls import PeerNotAllowed, demand_gateway, key_exchange, peer_end, uplink_secrets
 from relaygate.uplink import IInternalEnd, Unanswered, Uplink, UplinkFailed
 
 CONNECT_LIMIT_S = 10.0
@@ -132,9 +133,10 @@ class GatewayLink(MultiService):
         self._random = random
         self._backoff = FullJitter(random)
         self._stood_since = 0.0
+        self.not_after: datetime | None = None
         self._uplink: Uplink | None = None
-        self._minor = 0
         self._supply: ChannelSupply | None = None
+        self._minor = 0
         self.generation = 0
         self._last_failure = ""
         self._noted_at = 0.0
@@ -262,6 +264,7 @@ class GatewayLink(MultiService):
         assert leg.tls is not None
         self._last_failure = ""
         self._stood_since = self.reactor.seconds()
+        self.not_after = peer_end(leg.tls)
         self._uplink = uplink
         self.draining = False
         self.generation = answer["generation"]

@@ -73,7 +73,7 @@ class InternalNode(MultiService):
         self.links: dict[str, GatewayLink] = {}
         self.guard = Guard(reactor, _rules(config.bans), lambda: list(self.links.values()))
         self.published: dict[str, Service] = {}
-        self._keepers: dict[str, Keeper[ServiceFiles]] = {}
+        self.keepers: dict[str, Keeper[ServiceFiles]] = {}
         self._watchers: dict[str, Watcher] = {}
         # No new sessions, by order: of the node, or of the services with these names.
         self.draining = False
@@ -90,7 +90,8 @@ class InternalNode(MultiService):
         if config.status_listen is not None:
             self._show_status(config.status_listen, steering)
         self.guard.register(self.commands)
-        for door in admin_doors(config.admin_socket, config.dashboard, self.commands, reactor):
+        socket, board = config.admin_socket, config.dashboard
+        for door in admin_doors(socket, board, self.commands, self.keepers, reactor):
             door.setServiceParent(self)
         self._contexts: dict[bytes, SSL.Context]
         self.use_identity(identity)
@@ -198,9 +199,8 @@ class InternalNode(MultiService):
                 config.name, own, ca, now=now, more=more, cookie_key=cookie_key
             )
 
-        files = load(datetime.fromtimestamp(self._reactor.seconds(), UTC))
-        service.use_files(files)
-        use = service.use_files
+        use, files = service.use_files, load(datetime.fromtimestamp(self._reactor.seconds(), UTC))
+        use(files)
         return service, Keeper("service's TLS", files, load, use, paths, self._reactor)
 
     def _publish(self, service: Service, keeper: Keeper[ServiceFiles] | None) -> None:
@@ -219,7 +219,7 @@ class InternalNode(MultiService):
         self._watchers[service.name] = watcher
         watcher.setServiceParent(self)
         if keeper is not None:
-            self._keepers[service.name] = keeper
+            self.keepers[service.name] = keeper
             keeper.setServiceParent(self)
 
     def _withdraw(self, name: str) -> Service | None:
@@ -227,7 +227,7 @@ class InternalNode(MultiService):
         watcher = self._watchers.pop(name, None)
         if watcher is not None:
             watcher.disownServiceParent()
-        keeper = self._keepers.pop(name, None)
+        keeper = self.keepers.pop(name, None)
         if keeper is not None:
             keeper.disownServiceParent()
         return self.published.pop(name, None)
@@ -256,7 +256,7 @@ class InternalNode(MultiService):
         for name in [each.name for each in services.removed]:
             self._withdraw(name)
             self.drained.discard(name)
-        for keeper in self._keepers.values():
+        for keeper in self.keepers.values():
             keeper.reload()
         self.forwards.reload()
         for service, keeper_or_none in made:

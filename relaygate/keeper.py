@@ -17,6 +17,8 @@ from relaygate.identity import IdentityError
 
 # Seconds between two looks at the files.
 LOOK_S = 60.0
+# Where the dashboard's keeper is among those of the services: no service may have this name.
+DASHBOARD = "[admin]"
 WARN_BEFORE = timedelta(days=30)
 # Seconds between two warnings of the same thing.
 WARN_AGAIN_S = 24 * 3600.0
@@ -67,6 +69,11 @@ class Keeper(Service, Generic[K]):
         self._warned_at: float | None = None
         self._looks = LoopingCall(self.look)
         self._looks.clock = clock
+
+    @property
+    def kept(self) -> K:
+        """What was read last."""
+        return self._kept
 
     def startService(self) -> None:
         """See :class:`twisted.application.service.IService`."""

@@ -8,6 +8,7 @@ keys are only ever added.  Rooms that have more to tell register commands of the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
 
@@ -22,8 +23,11 @@ from relaygate.entries import EntrySession
 from relaygate.forwards import Forwards
 from relaygate.gatewaylink import GatewayLink
 from relaygate.identity import Identity
+from relaygate.keeper import DASHBOARD, Keeper
 from relaygate.outcome import Cause
+from relaygate.servicekeys import ServiceFiles
 
+NEVER = datetime.max.replace(tzinfo=UTC)
 # Sessions in one answer; who wants more asks again from where it ended.
 MAX_SESSIONS = 1_000
 
@@ -41,6 +45,7 @@ class INode(Protocol):
     forwards: Forwards
     draining: bool
     drained: set[str]
+    keepers: dict[str, Keeper[ServiceFiles]]
 
     def offer_state(self, name: str) -> str:
         """Whether the service *name* is offered."""
@@ -83,6 +88,7 @@ class Steering:
             "node": node.identity.name,
             "software": f"relaygate {__version__}",
             "certificate_ends": node.identity.not_after.isoformat(),
+            "certificates": _certificates(node),
             "uptime_seconds": round(self._clock.seconds() - self._began, 1),
             "state": "draining" if node.draining else "running",
             "sessions": len(node.sessions) + len(node.forwards.sessions),
@@ -184,6 +190,27 @@ class Steering:
         )
         node.offer_again()
         return {"sessions": sessions}
+
+
+def _certificates(node: INode) -> list[dict[str, str]]:
+    """
+    Whose certificates end when, the first first: the node's, and those of DMZ nodes and services.
+
+    A service that shows none, and believes the public authorities, has no row.
+    """
+    ends = [("node", node.identity.name, node.identity.not_after)]
+    ends += [
+        ("DMZ node", link.gateway_name, link.not_after)
+        for link in node.links.values()
+        if link.not_after is not None
+    ]
+    ends += [
+        ("dashboard" if name == DASHBOARD else "service", keeper.kept.name, keeper.kept.not_after)
+        for name, keeper in node.keepers.items()
+        if keeper.kept.not_after < NEVER
+    ]
+    ends.sort(key=lambda row: row[2])
+    return [{"kind": kind, "name": name, "ends": end.isoformat()} for kind, name, end in ends]
 
 
 def _moved(sessions: Iterable[BackSession]) -> Mapping[str, tuple[int, int]]:

@@ -8,6 +8,7 @@ authorities, and nothing can be switched off.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -144,6 +145,12 @@ def demand_gateway(connection: SSL.Connection, name: str) -> None:
         peer_name(connection, [name])
     except PeerNotAllowed as error:
         raise PeerNotAllowed(f"the DMZ node is not {name!r} (gateway.name): {error}") from None
+
+
+def peer_end(connection: SSL.Connection) -> datetime | None:
+    """When the certificate ends that the peer has shown, in UTC; None if it has shown none."""
+    certificate = connection.get_peer_certificate(as_cryptography=True)
+    return None if certificate is None else certificate.not_valid_after_utc
 
 
 def uplink_secrets(connection: SSL.Connection) -> tuple[bytes, bytes]:

@@ -86,6 +86,11 @@ class Browser:
         text = await self.run("return document.body.innerText")
         raise AssertionError(f"{what} did not come about; the page:\n{' '.join(text.split())}")
 
+    async def command(self, name: str, **params: Any) -> None:
+        """Have Chromium do *name* of its DevTools protocol."""
+        body = {"cmd": name, "params": params}
+        await in_thread(self._call, "POST", f"{self._session}/goog/cdp/execute", body)
+
     async def picture(self, file: Path) -> None:
         """Write a PNG of the window."""
         data = await in_thread(self._call, "GET", f"{self._session}/screenshot")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class DashboardCase(TestCase):
         token_file.touch(0o600)
         token_file.write_text(token + "\n")
         self.ca = ServerCA(self)
-        certified = self.ca.issue(HOST, "localhost")
+        self.certified = certified = self.ca.issue(HOST, "localhost")
         self.port = free_port(HOST)
         config = DashboardConfig(
             HostPort(HOST, self.port),
@@ -191,6 +192,33 @@ class DoorTests(DashboardCase):
         self.tls = False
         with self.assertRaises((http.client.HTTPException, OSError)):
             await self.ask("/")
+
+    async def test_renewed(self) -> None:
+        """A certificate that was renewed is shown from the next look on; a wrong one never."""
+        await self.begin(tls=True)
+        keeper = self.board.keeper
+        assert keeper is not None
+        files = [self.certified.certificate, self.certified.key]
+        renewed = self.ca.issue(HOST, "localhost")
+        before = await in_thread(self.shown)
+        for file, text in zip(files, ["no certificate", "no key"], strict=True):
+            file.write_text(text)
+        keeper.look()
+        self.assertEqual(await in_thread(self.shown), before)
+        for file, new in zip(files, [renewed.certificate, renewed.key], strict=True):
+            file.write_bytes(new.read_bytes())
+        keeper.look()
+        self.assertNotEqual(await in_thread(self.shown), before)
+        self.assertEqual((await self.ask("/api/look?command=status"))[0], 200)
+
+    def shown(self) -> bytes:
+        """The certificate that a new connection is shown."""
+        context = ssl.create_default_context(cafile=str(self.ca.file))
+        with (
+            socket.create_connection((HOST, self.port), 30) as line,
+            context.wrap_socket(line, server_hostname=HOST) as peer,
+        ):
+            return peer.getpeercert(binary_form=True) or b""
 
     async def test_only_these_commands(self) -> None:
         """What the socket can do beyond the page's own commands cannot be done from here."""

@@ -68,7 +68,8 @@ function fill(table, heads, rows, sortable) {
     lines.append(line);
   }
   body.replaceChildren(lines);
-  if (focused) { const again = body.querySelector(`[data-label="${CSS.escape(focused)}"]`); if (again) again.focus(); }
+  // A button that became its opposite (Drain, Resume) keeps the focus too.
+  if (focused) { const other = focused.replace(/^(Drain|Resume) /, (word) => (word === "Drain " ? "Resume " : "Drain ")), again = body.querySelector(`[data-label="${CSS.escape(focused)}"]`) ?? body.querySelector(`[data-label="${CSS.escape(other)}"]`); if (again) again.focus(); }
 }
 
 function draw() {
@@ -80,25 +81,37 @@ function draw() {
     each.name, each.address, mark(each.state === "up", each.state === "up" ? "up" : "down: " + each.last_failure), age(each.up_seconds),
     number(each.idle_channels.clear + each.idle_channels.tls), number(each.report ? each.report.figures.sessions ?? "" : ""), each.report ? each.report.software : "",
     Object.keys(each.refused).length ? mark(false, Object.entries(each.refused).map((pair) => pair.join(": ")).join("; ")) : "none"]));
-  fill($("services"), ["name", "protocol", "sessions", "opened", "refused", "in", "out", "backends"], status.services.map((each) => {
+  fill($("services"), ["name", "protocol", "state", "sessions", "opened", "refused", "in", "out", "backends", "act"], status.services.map((each) => {
     const down = each.backends.filter((one) => (one.state ?? "up") !== "up");
-    return [each.name, each.protocol, number(each.sessions), number(each.opened), number(each.refused), number(bytes(each.bytes_in)), number(bytes(each.bytes_out)),
-      mark(!down.length, each.backends.map((one) => `${one.address} ${one.state ?? ""}`.trim()).join(", "))]; }));
+    return [each.name, each.protocol, mark((each.state ?? "offered") === "offered", each.state ?? ""), number(each.sessions), number(each.opened), number(each.refused), number(bytes(each.bytes_in)), number(bytes(each.bytes_out)),
+      mark(!down.length, `${each.backends.length - down.length} of ${each.backends.length} up`), steer("service", each.name, each.state === "drained")]; }));
+  fill($("backends"), ["service", "backend", "state", "sessions", "opened", "failed", "act"], status.services.flatMap((each) => each.backends.map((one) => [
+    each.name, one.address + (one.backup ? " (backup)" : ""), mark((one.state ?? "up") === "up", one.state ?? ""), number(one.sessions ?? ""), number(one.opened ?? ""), number(one.failed ?? ""),
+    steer("backend", one.address, one.state === "drained", each.name)])));
+  fill($("certificates"), ["of", "name", "ends", "days left"], (status.certificates ?? []).map((each) => {
+    const days = Math.floor((new Date(each.ends) / 1000 - shown.now) / 86400);
+    return [each.kind, each.name, each.ends.slice(0, 16).replace("T", " "), { text: days < 30 ? days + ": renew it" : String(days), kind: days < 30 ? "bad" : "number" }]; }));
   fill($("recent"), ["when", "service", "client", "user", "outcome", "in words"], recent.slice().reverse().map((each) => [
     new Date(each.time * 1000).toLocaleTimeString(), each.service, each.client, each.user, each.outcome, { text: inWords(each), kind: "wide" }]));
+}
+function steer(kind, name, drained, service) {
+  if (!mayAct) return "";
+  const of = kind + " " + name + (service ? " of " + service : ""), command = { kind, name, ...(service && { service }) };
+  if (drained) return button("Resume", "Resume " + of, () => act({ command: "resume", ...command }));
+  return button("Drain", "Drain " + of, async () => { if (await question(`Drain ${of}? It takes no new sessions; those that run finish.`)) act({ command: "drain", ...command }); });
 }
 const causes = { done: "it ended as it should", client: "the client broke off", inside: "the inside ended it", backend: "the server broke off or was not there", policy: "a list, a cap or an operator ended it", timeout: "it took too long, or was idle", uplink: "the nodes lost each other", shutdown: "a node was stopped", fault: "a fault in relaygate: see the log" };
 function inWords(each) { const [cause, phase] = String(each.outcome).split("/"); return (causes[cause] ?? each.outcome) + (phase === "open" ? ", before it began" : "") + (each.detail ? ": " + each.detail : ""); }
 
 function drawSessions() {
   const wanted = $("filter").value.toLowerCase();
-  const rows = sessions.filter((each) => !wanted || [each.client, each.service, each.gateway, each.backend, each.session].join(" ").toLowerCase().includes(wanted));
-  const values = [(s) => s.service, (s) => s.client, (s) => s.gateway, (s) => s.backend ?? "", (s) => s.bytes_in, (s) => s.bytes_out, (s) => rates.get(s.session)?.rate ?? 0, (s) => s.seconds];
+  const rows = sessions.filter((each) => !wanted || [each.client, each.user, each.service, each.gateway, each.backend, each.session].join(" ").toLowerCase().includes(wanted));
+  const values = [(s) => s.service, (s) => s.client, (s) => s.user ?? "", (s) => s.direction ?? "", (s) => s.gateway, (s) => s.backend ?? "", (s) => s.bytes_in, (s) => s.bytes_out, (s) => rates.get(s.session)?.rate ?? 0, (s) => s.seconds];
   const by = values[order.column] ?? values[0];
   rows.sort((one, two) => { const a = by(one), b = by(two); return (a < b ? -1 : a > b ? 1 : 0) * (order.up ? 1 : -1); });
   $("count").textContent = `(${rows.length} of ${sessions.length})`;
-  fill($("sessions"), ["service", "client", "DMZ node", "backend", "in", "out", "a second", "age", "act"], rows.slice(0, 500).map((each) => [
-    each.service, each.client, each.gateway, each.backend, number(bytes(each.bytes_in)), number(bytes(each.bytes_out)), number(bytes(rates.get(each.session)?.rate ?? 0)), number(age(each.seconds)),
+  fill($("sessions"), ["service", "client", "user", "direction", "DMZ node", "backend", "in", "out", "a second", "age", "act"], rows.slice(0, 500).map((each) => [
+    each.service, each.client, each.user, each.direction, each.gateway, each.backend, number(bytes(each.bytes_in)), number(bytes(each.bytes_out)), number(bytes(rates.get(each.session)?.rate ?? 0)), number(age(each.seconds)),
     mayAct ? button("End", "End the session of " + each.client + ", " + each.session, async () => { if (await question(`End the session of ${each.client} now? Its transfer breaks off.`)) act({ command: "end", session: each.session }); }) : ""]), true);
 }
 async function lookAtSessions() {
