@@ -85,6 +85,8 @@ class Rows(amp.AmpList):
 
     def fromStringProto(self, inString: bytes, proto: object) -> list[dict[str, Any]]:
         """Raises :class:`BadArgument`."""
+        if not inString:
+            return []
         try:
             rows: list[dict[str, Any]] = super().fromStringProto(inString, proto)
             if sum(len(box.serialize()) for box in amp.parseString(inString)) != len(inString):

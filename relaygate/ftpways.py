@@ -15,15 +15,14 @@ from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IDelayedCall
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol as StreamProtocol
 
 from relaygate.addresses import HostPort
 from relaygate.dataway import DataWay, TransferFailed
 from relaygate.dial import dial
-from relaygate.legport import LegPort, WaitingLeg
 from relaygate.legs import Leg
+from relaygate.onceport import OncePort
 
 DIAL_LIMIT_S = 15.0
 # Seconds that a port of ours waits for its connection.
@@ -126,32 +125,27 @@ class _Dialled:
         """It has come."""
 
 
-class _Awaiting(Factory):
+class _Awaiting:
     """Lets one connection in, from *peer* alone."""
-
-    noisy = False
 
     def __init__(self, reactor: Any, peer: str) -> None:
         self.arrived: Deferred[Leg] = Deferred()
         self._reactor = reactor
         self._peer = peer
-        self._port: LegPort | None = None
+        self._port: OncePort | None = None
         self._limit: IDelayedCall | None = None
 
     def open(self, host: str) -> int:
         """Listen at *host*, and return the port."""
-        port = LegPort(host, 0, self, self._reactor, transport=WaitingLeg)
         try:
-            port.startListening()
+            self._port = port = OncePort(self._reactor, host, 0, self._came)
         except CannotListenError as error:
             raise TransferFailed(str(error)) from None
-        self._port = port
         self._limit = self._reactor.callLater(LISTEN_LIMIT_S, self._expire)
-        return int(port.getHost().port)
+        return port.port
 
-    def buildProtocol(self, addr: IAddress | None) -> StreamProtocol | None:
-        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
-        if self._port is None or getattr(addr, "host", None) != self._peer:
+    def _came(self, address: str) -> StreamProtocol | None:
+        if address != self._peer:
             return None
         self.withdraw()
         return _Came(self.arrived)
@@ -163,7 +157,7 @@ class _Awaiting(Factory):
         if self._limit.active():
             self._limit.cancel()
         port, self._port = self._port, None
-        port.stopListening()
+        port.close()
 
     def _expire(self) -> None:
         self.withdraw()

@@ -15,16 +15,17 @@ from itertools import chain
 from typing import Any
 
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IDelayedCall
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 
 from relaygate.addresses import HostPort, ListenRule
 from relaygate.admission import Throttle
 from relaygate.commands import NotPermitted, NotPossible
 from relaygate.intake import Intake
-from relaygate.legport import Accepted, LegPort, WaitingLeg
+from relaygate.legport import Accepted
 from relaygate.legs import Leg
+from relaygate.onceport import OncePort
 from relaygate.protocols.proxyheader import ProxyHeader
 
 # Seconds that a port waits for its connection.
@@ -51,15 +52,13 @@ def can_bind(host: str, port: int) -> bool:
     return True
 
 
-class PassivePort(Factory):
+class PassivePort:
     """
     One port, open for one connection.
 
     *expects* tells whether a client's address may connect, *accepted* gets its leg, which is not
     read, and *expired* is called when nobody came in time.
     """
-
-    noisy = False
 
     def __init__(
         self,
@@ -73,25 +72,19 @@ class PassivePort(Factory):
         self._room = room
         self._expects = expects
         self._expired = expired
-        self._port: LegPort | None = None
+        self._port: OncePort | None = None
         self._limit: IDelayedCall | None = None
 
     def open(self, host: str, number: int) -> None:
         """Listen on *host* and port *number*; raises :class:`CannotListenError`."""
         reactor = self._room.reactor
-        port = LegPort(host, number, self, reactor, transport=WaitingLeg)
-        port.startListening()
-        self._port = port
+        self._port = OncePort(reactor, host, number, self._came)
         self.number = number
         self._limit = reactor.callLater(LISTEN_LIMIT_S, self._expire)
         self._room.bound.add((host, number))
 
-    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
-        address = str(getattr(addr, "host", addr))
-        if self._port is None:
-            # Whoever came in the same turn as the one that was accepted.
-            return None
+    def _came(self, address: str) -> Protocol | None:
+        """The protocol for whoever has come from *address*; None: close it."""
         intake = self._room.intake
         if intake is not None and intake.trusts(address):
             return intake.protocol(self._introduced)
@@ -126,8 +119,8 @@ class PassivePort(Factory):
         if self._limit.active():
             self._limit.cancel()
         port, self._port = self._port, None
-        self._room.bound.discard((port.interface, self.number))
-        port.stopListening()
+        self._room.bound.discard((port.host, self.number))
+        port.close()
 
 
 class PassivePorts:
@@ -191,7 +184,7 @@ class PassivePorts:
 
     def _draw(self, ports: Sequence[int]) -> Iterator[int]:
         # Mostly one of the first is free, and to shuffle them all takes a while.
-        for count in (min(FEW, len(ports)), len(ports)):
+        for count in (1, min(FEW, len(ports)), len(ports)):
             yield from self._sample(ports, count)
 
     def allowed(self, host: str, ports: tuple[int, int]) -> Sequence[int]:

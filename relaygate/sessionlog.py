@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import time
 
 from twisted.logger import LogEvent, Logger, LogLevel
@@ -41,16 +42,34 @@ def log_event(log: Logger, what: str, *, usual: bool, **fields: object) -> None:
     _write(log, LogLevel.info if usual else LogLevel.warn, what, fields)
 
 
+class Shown:
+    """Some fields as they stand in a line, put together only if it is written."""
+
+    def __init__(self, fields: Mapping[str, object]) -> None:
+        self._fields = fields
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={value!r}" for name, value in self._fields.items())
+
+
+def log_detail(log: Logger, text: str, **fields: object) -> None:
+    """Write a line at debug level, *text* with *fields*; it costs little where none is kept."""
+    _emit(log, LogLevel.debug, text, fields)
+
+
 def _write(log: Logger, level: object, what: str, fields: dict[str, object]) -> None:
+    _emit(log, level, LINE_FORMAT, {**fields, "log_line": _line(what, fields)})
+
+
+def _emit(log: Logger, level: object, text: str, fields: dict[str, object]) -> None:
     """What :meth:`Logger.emit` does, which sorts the levels there are for each event."""
     event: LogEvent = {
         **fields,
-        "log_line": _line(what, fields),
         "log_logger": log,
         "log_level": level,
         "log_namespace": log.namespace,
         "log_source": log.source,
-        "log_format": LINE_FORMAT,
+        "log_format": text,
         "log_time": time(),
     }
     log.observer(event)

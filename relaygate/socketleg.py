@@ -108,7 +108,7 @@ class ServerLeg(SocketLeg):
         skt: socket.socket,
         protocol: IProtocol,
         client: tuple[Any, ...],
-        _port: tcp.Port,
+        _port: object,
         _number: int,
         reactor: Any,
     ) -> None:

@@ -41,6 +41,7 @@ from relaygate.pipes import PipeShelf
 from relaygate.protocols.preamble import TransferStart
 from relaygate.relay import Relay
 from relaygate.rendezvous import meet
+from relaygate.sessionlog import Shown, log_detail
 
 # One that runs, and one that is being prepared for the next command.
 MAX_TRANSFERS = 2
@@ -224,14 +225,14 @@ class Transfer:
             # A session of its own, which has lines of its own.
             return
         # At debug level: the inside's log has a line for each transfer, which knows what it was.
-        shown = " ".join(f"{name}={value!r}" for name, value in fields.items())
-        self.log.debug(
+        log_detail(
+            self.log,
             "transfer {session}/{transfer} {what}: way={way} {shown}",
             session=self.session,
             transfer=self.number,
             what=what,
             way=self._way,
-            shown=shown,
+            shown=Shown(fields),
             **fields,
         )
 

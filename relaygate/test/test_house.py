@@ -94,6 +94,8 @@ ORDER: Final = {
     "socketleg": 315,
     "dialleg": 320,
     "legport": 320,
+    "onceport": 325,
+    "performers": 325,
     "pump": 320,
     "relay": 330,
     "sessionlog": 330,
