@@ -149,9 +149,10 @@ class ControlEnd(Protocol):
 
     def release(self, reason: object) -> None:
         """See :meth:`hold`; harmless where it is not held."""
-        self._held_by.discard(reason)
-        if not (self._held_by or self._over):
-            self.leg.startReading()
+        if reason in self._held_by:
+            self._held_by.remove(reason)
+            if not (self._held_by or self._over):
+                self.leg.startReading()
 
     def dataReceived(self, data: bytes) -> None:
         """See :class:`twisted.internet.interfaces.IProtocol`."""

@@ -327,6 +327,10 @@ class FTPData:
         """One leg's bytes and its end have gone out on the other one."""
         if source is Cause.CLIENT and self._direction is not Direction.DOWNLOAD:
             self._whole()
+        elif source is Cause.CLIENT and self._served:
+            # Both ends have gone through: what is left is to close.
+            self._stop_timer()
+            self._ended(DataEnd.WHOLE)
         elif source is not Cause.CLIENT and self._direction is not Direction.UPLOAD:
             self._served = True
             self._drain(CLOSE_LIMIT_S)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import singledispatchmethod
 from typing import Any
 
 from OpenSSL import SSL
@@ -25,6 +24,7 @@ from relaygate.ftpways import Direct, ThroughGateway
 from relaygate.legs import Leg
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.parting import part
+from relaygate.performers import Performers
 from relaygate.pipes import PipeShelf
 from relaygate.protocols.ftp import Reply
 from relaygate.protocols.ftpalg import FTPSession
@@ -93,6 +93,9 @@ class FTPSettings:
     resume: str
     lenient: bool
     telnet: bool
+
+
+_EFFECTS = Performers()
 
 
 class FTPRelay:
@@ -234,7 +237,7 @@ class FTPRelay:
         self._performing = True
         try:
             while self._effects:
-                self._perform(self._effects.popleft())
+                _EFFECTS.perform(self, self._effects.popleft())
         finally:
             self._performing = False
         if not self._ended:
@@ -246,9 +249,12 @@ class FTPRelay:
 
     def _arm(self) -> None:
         # Anew with each input.
-        self._disarm()
         limit_s = self._limits.get(self._session.waits_for)
-        if limit_s is not None:
+        if limit_s is None:
+            self._disarm()
+        elif self._limit is not None and self._limit.active():
+            self._limit.reset(limit_s)
+        else:
             self._limit = self._reactor.callLater(limit_s, self._timed_out)
 
     def _disarm(self) -> None:
@@ -301,19 +307,15 @@ class FTPRelay:
 
     # -- performing -----------------------------------------------------------------------------
 
-    @singledispatchmethod
-    def _perform(self, effect: Effect) -> None:
-        raise TypeError(effect)
-
-    @_perform.register
+    @_EFFECTS.of(SendReply)
     def _(self, effect: SendReply) -> None:
         self._client.send(effect.reply)
 
-    @_perform.register
+    @_EFFECTS.of(SendCommand)
     def _(self, effect: SendCommand) -> None:
         self._backend.send(effect.command)
 
-    @_perform.register
+    @_EFFECTS.of(StartTLS)
     def _(self, effect: StartTLS) -> None:
         if effect.side is Side.CLIENT:
             tls = self._client_tls
@@ -326,35 +328,35 @@ class FTPRelay:
             inner, sni = self._backend.leg, backend.sni(self._name)
             self._backend.secure(lambda: inner.start_tls(backend.context, server=False, sni=sni))
 
-    @_perform.register
+    @_EFFECTS.of(OpenPassive)
     def _(self, effect: OpenPassive) -> None:
         self._data(effect.transfer).open_passive(effect.protected)
 
-    @_perform.register
+    @_EFFECTS.of(DialActive)
     def _(self, effect: DialActive) -> None:
         self._data(effect.transfer).dial_active(effect.port, effect.protected)
 
-    @_perform.register
+    @_EFFECTS.of(DialBackendData)
     def _(self, effect: DialBackendData) -> None:
         self._data(effect.transfer).dial_backend(effect.port)
 
-    @_perform.register
+    @_EFFECTS.of(ListenBackendData)
     def _(self, effect: ListenBackendData) -> None:
         self._data(effect.transfer).listen_backend()
 
-    @_perform.register
+    @_EFFECTS.of(StartData)
     def _(self, effect: StartData) -> None:
         self._data(effect.transfer).start(
             effect.direction, effect.client_protected, effect.backend_protected
         )
 
-    @_perform.register
+    @_EFFECTS.of(CloseData)
     def _(self, effect: CloseData) -> None:
         self._given_back = self._transfers.pop(effect.transfer, None)
         if self._given_back is not None:
             self._given_back.close(abort=effect.abort)
 
-    @_perform.register
+    @_EFFECTS.of(LoginSeen)
     def _(self, effect: LoginSeen) -> None:
         self.seen.user = _text(effect.user) if effect.ok else self.seen.user
         log_event(
@@ -369,7 +371,7 @@ class FTPRelay:
         if effect.code in _LOGIN_REFUSED:
             self.login_refused()
 
-    @_perform.register
+    @_EFFECTS.of(TransferSeen)
     def _(self, effect: TransferSeen) -> None:
         data = self._transfers.pop(effect.transfer, None) or self._given_back
         log_event(
@@ -388,7 +390,7 @@ class FTPRelay:
             backend_tls=effect.backend_protected,
         )
 
-    @_perform.register
+    @_EFFECTS.of(BounceRefused)
     def _(self, effect: BounceRefused) -> None:
         log_event(
             self.log,
@@ -399,7 +401,7 @@ class FTPRelay:
             reason=effect.why,
         )
 
-    @_perform.register
+    @_EFFECTS.of(EndSession)
     def _(self, effect: EndSession) -> None:
         self._ended = True
         self._disarm()

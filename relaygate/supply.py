@@ -283,8 +283,11 @@ class ChannelSupply:
             # Tickets come after the handshake, with the first byte that is read at the latest.
             self._session = channel.leg.tls.get_session()
             self._session_of = channel.leg.tls.get_context()
-        self._fill()
-        self._started(channel, message)
+        try:
+            # First: the DMZ node waits for the answer, and nobody yet for the next channel.
+            self._started(channel, message)
+        finally:
+            self._fill()
 
     def _lost(self, tls: bool, channel: SuppliedChannel, reason: str) -> None:
         self._channels[tls].discard(channel)

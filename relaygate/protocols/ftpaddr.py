@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import ClassVar, Final
 
 from relaygate.protocols.ftp import Reply
@@ -186,6 +187,7 @@ def _six(host: str, port: int) -> str:
     return ",".join(str(number) for number in (*address.packed, *divmod(port, 256)))
 
 
+@lru_cache(maxsize=1024)
 def _address(host: str) -> Address:
     # A zone names an interface of ours, which no peer can know.
     address = ipaddress.ip_address(host.partition("%")[0])

@@ -44,8 +44,10 @@ class Mask:
         """Return *reply* as it may be seen outside; itself where there is nothing to hide."""
         if self._pattern is None or reply.code in _MACHINE_READ:
             return reply
+        if not any(map(self._pattern.search, reply.lines)):
+            return reply
         lines = tuple(self._pattern.sub(self._replacement, line) for line in reply.lines)
-        return reply if lines == reply.lines else Reply(reply.code, lines)
+        return Reply(reply.code, lines)
 
     def _replacement(self, _match: re.Match[bytes]) -> bytes:
         return self._shown
