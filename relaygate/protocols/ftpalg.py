@@ -68,7 +68,7 @@ from relaygate.protocols.ftpexchange import (
     Securing,
     Transfer,
 )
-from relaygate.protocols.ftplate import ADDRESSES, BUSY, FINALS, Late
+from relaygate.protocols.ftplate import ADDRESSES, BUSY, ENDS, FINALS, Late, Probe
 from relaygate.protocols.ftpmask import Mask
 from relaygate.protocols.ftpprepare import NO_DATA, Preparation
 from relaygate.protocols.ftptransfer import Transferring
@@ -115,6 +115,7 @@ class FTPSession:
         self._waiting: deque[Command | BadLine] = deque()
         self._current: Exchange | None = None
         self._late: Late | None = None
+        self._probe: Probe | None = None
         self._client_gone = False
 
     # What can be asked about a session.
@@ -168,10 +169,10 @@ class FTPSession:
             if self._core.client_open:
                 self._core.pass_on(reply)
             self._core.end(End.BACKEND, "the backend answered 421")
+        elif self._in_doubt(reply):
+            return
         elif self._is_late(reply):
-            self._core.pass_on(reply)
-            if not reply.preliminary:
-                self._late = None
+            self._late_said(reply)
         elif self._current is not None:
             self._current.reply_received(reply)
 
@@ -304,6 +305,31 @@ class FTPSession:
                 self._start(self._waiting.popleft())
             else:
                 return
+
+    def _in_doubt(self, reply: Reply) -> bool:
+        """Take *reply* if it is in doubt whose it is, or brings that to light; whether it was."""
+        current, probe = self._current, self._probe
+        if self._late is None or not isinstance(current, Preparation) or reply.preliminary:
+            return False
+        if probe is None:
+            if not current.asked or reply.code not in FINALS - ENDS:
+                return False
+            self._probe = Probe(reply, current.asked)
+            self._core.send(self._probe.command)
+            return True
+        self._probe = None
+        if probe.answered_by(reply):
+            current.answered(probe.reply)
+            return True
+        last, answer = (reply, probe.reply) if reply.code in ENDS else (probe.reply, reply)
+        self._late_said(last)
+        current.answered(answer, probed=True)
+        return True
+
+    def _late_said(self, reply: Reply) -> None:
+        self._core.pass_on(reply)
+        if not reply.preliminary:
+            self._late = None
 
     def _is_late(self, reply: Reply) -> bool:
         """Whether *reply* is of a transfer that waits for its address."""

@@ -7,8 +7,10 @@ and wait, most say 425.  So the command goes to the backend as it is::
     STOR a  ->  425, 550, ...      it is over
             ->  150                it waits; PASV, EPSV, PORT or EPRT prepare it, and it begins
 
-While it waits nothing is due but its final reply, which is told apart by its code from what an
-address is answered.  Other commands are refused: a reply to them could not be told from it.
+While it waits nothing is due but its final reply, and the answer to an address.  Where a code may
+be either, one command more, whose own answer has a code that neither has, is sent behind the
+address: by what comes before that answer the two are told apart.  Other commands of the client's
+are refused: a reply to them could not be told from the last one.
 """
 
 from __future__ import annotations
@@ -23,9 +25,31 @@ ADDRESSES: Final = frozenset({"PASV", "EPSV", "PORT", "EPRT"})
 """What may come meanwhile, beside ABOR and QUIT."""
 
 FINALS: Final = frozenset({226, 250, 425, 426, 450, 451, 452, 550, 551, 552, 553})
-"""What ends a transfer, and is no answer to an address."""
+"""What ends a transfer."""
+
+ENDS: Final = frozenset({226, 250, 426})
+"""Those of them that refuse no address, either."""
 
 BUSY: Final = Reply.of(503, "A transfer waits: send PASV or PORT, or ABOR.")
+
+
+class Probe:
+    """
+    The question which one *reply* was: the last of the transfer's, or the answer to *asked*.
+
+    The backend answers in order.  So if the answer to *asked* is still due it comes before that to
+    :attr:`command`, and else it has come already.
+    """
+
+    def __init__(self, reply: Reply, asked: str) -> None:
+        self.reply = reply
+        # PORT and EPRT are answered 200, as NOOP is.
+        self._code = 215 if asked in ("PORT", "EPRT") else 200
+        self.command = Command("SYST" if self._code == 215 else "NOOP")
+
+    def answered_by(self, reply: Reply) -> bool:
+        """Whether *reply* is the answer to :attr:`command`."""
+        return reply.code == self._code
 
 
 class Late(Exchange):

@@ -44,13 +44,19 @@ class Preparation(Exchange):
         self.transfer = Transfer(core.transfers, port)
         self._verb = verb
         self._asked = ""  # what the backend was asked and has not answered
+        self._probed = False  # a command in between is answered before what is asked from now on
         self._offered: Reply | None = None
         self._agreed = False
 
     @property
     def wait(self) -> Wait:  # type: ignore[override]
         """The backend's reply, or a port of ours."""
-        return Wait.REPLY if self._asked else Wait.PREPARING
+        return Wait.REPLY if self._asked or self._probed else Wait.PREPARING
+
+    @property
+    def asked(self) -> str:
+        """What the backend was asked and has not answered; empty: nothing."""
+        return self._asked
 
     def begin(self) -> None:
         """Begin both halves."""
@@ -86,8 +92,17 @@ class Preparation(Exchange):
 
     def reply_received(self, reply: Reply) -> None:
         """Take the backend's answer to what it was asked."""
-        if reply.preliminary or not self._asked:
+        if reply.preliminary:
             return
+        if self._probed:
+            self._probed = False
+            self.changed()
+        elif self._asked:
+            self.answered(reply)
+
+    def answered(self, reply: Reply, *, probed: bool = False) -> None:
+        """Take the final reply to what is asked; with *probed* another one, of no use, follows."""
+        self._probed = probed
         asked, self._asked = self._asked, ""
         if asked in ("PORT", "EPRT"):
             self.transfer.backend_ready = self._agreed = reply.code < 300
@@ -104,13 +119,16 @@ class Preparation(Exchange):
                 self._refused(reply)
             else:
                 self._agreed = True
+                # Told first and dialled then: the client's own way here is the longer one.
+                self.changed()
                 if self.transfer.failed is None:
                     self.core.emit(DialBackendData(self.transfer.number, port))
+                return
         self.changed()
 
     def changed(self) -> None:
         """Answer the client as soon as both halves are there, or one cannot be."""
-        if self._asked or self.done:
+        if self._asked or self._probed or self.done:
             return
         if self.transfer.failed is not None:
             self.core.emit(SendReply(self.transfer.failed))

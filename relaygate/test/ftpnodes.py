@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import re
 import socket
+from contextlib import ExitStack
 from pathlib import Path
+from random import sample
 from typing import Any, Final, Literal
 
 from cryptography.hazmat.primitives.serialization import (
@@ -50,7 +52,6 @@ BACKEND: Final = "127.0.0.2"
 GATE: Final = "127.0.0.3"
 CLIENT: Final = "127.0.0.4"
 STRANGER: Final = "127.0.0.5"
-SPAN: Final = (22_300, 22_339)
 _NOWHERE: Final = IdentityFiles(Path("-"), Path("-"), Path("-"))
 
 
@@ -59,6 +60,22 @@ def free_port(host: str) -> int:
     with socket.create_server((host, 0)) as found:
         number: int = found.getsockname()[1]
     return number
+
+
+def _free_span(host: str) -> tuple[int, int]:
+    """Forty ports of *host* in a row that nobody has just now, below those that clients get."""
+    for first in sample(range(22_000, 32_000, 40), 250):
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + 40):
+                    stack.enter_context(socket.create_server((host, port)))
+            except OSError:
+                continue
+            return first, first + 39
+    raise AssertionError(f"no forty ports in a row are free on {host}")
+
+
+SPAN: Final = _free_span(GATE)
 
 
 def key_files(case: TestCase, *names: str) -> KeyFiles:

@@ -133,13 +133,19 @@ class PassingTests(TestCase):
         """All sessions of one client stay with one node, or servers would refuse their data."""
         gateway = await self.gateway(BACKENDS[2], nodes=("node-a", "node-b"))
         which = [Cell("curl", BACKENDS[2], "PASV", "download")] * 8
-        clients = [gateway.client(FIRST_PORT) for _ in range(4)]
-        for client in clients:
+        clients = []
+        for _ in range(4):
+            # One after the other: those that come in one moment find none that runs.
+            clients.append(client := gateway.client(FIRST_PORT))
             self.addCleanup(client.close)
             await in_thread(client.recv, 100)
         for cell in which:
             found = await run(self, [cell], gateway.servers, gateway.through, gateway.outside)
             self.assertEqual([how.why for how in found.values() if not how.ok], [])
+        # Both nodes have one address here, so that the server could not tell them apart.
+        opened = [node.log().count(" open: ") for node in gateway.internals]
+        self.assertEqual(min(opened), 0, opened)
+        self.assertGreaterEqual(max(opened), len(clients) + len(which))
 
     async def test_the_gateway_holds_nothing(self) -> None:
         """No key of the server's and no password is in the memory of either node (spec: trust)."""

@@ -42,7 +42,7 @@ class PassiveTests(ScriptTestCase):
         self.does_nothing()
         self.waits_for(Wait.REPLY)
         self.backend("229 ok (|||4000|)")
-        self.does(DialBackendData(1, 4000), EXTENDED_OPEN)
+        self.does(EXTENDED_OPEN, DialBackendData(1, 4000))
         self.waits_for(Wait.COMMAND)
 
     def test_backend_without_epsv(self) -> None:
@@ -130,7 +130,7 @@ class PassiveTests(ScriptTestCase):
         self.client("EPSV 2")
         self.comes(self.session.passive_opened(1, "2001:db8::1", 50000))
         self.backend("229 (|||4000|)")
-        self.does(OpenPassive(1, False), asks("EPSV"), DialBackendData(1, 4000), EXTENDED_OPEN)
+        self.does(OpenPassive(1, False), asks("EPSV"), EXTENDED_OPEN, DialBackendData(1, 4000))
 
     def test_address_of_the_wrong_family(self) -> None:
         """An outside address that PASV cannot name is an answer too (Requirement 19)."""
@@ -190,7 +190,7 @@ class ActiveTests(ScriptTestCase):
         self.client(line)
         self.backend("229 (|||4000|)")
         verb = line.split(maxsplit=1)[0]
-        self.does(asks("EPSV"), DialBackendData(1, 4000), own(200, f"{verb} command successful."))
+        self.does(asks("EPSV"), own(200, f"{verb} command successful."), DialBackendData(1, 4000))
         self.comes(self.session.backend_data_ready(1))
 
     def test_download(self) -> None:

@@ -12,7 +12,7 @@ from relaygate.protocols.ftpeffects import (
     StartData,
     Wait,
 )
-from relaygate.protocols.ftplate import BUSY
+from relaygate.protocols.ftplate import BUSY, ENDS
 from relaygate.test.ftpscript import PUBLIC, ScriptTestCase, asks, closes, own, told
 
 UP, DOWN = Direction.UPLOAD, Direction.DOWNLOAD
@@ -71,8 +71,8 @@ class LateTests(ScriptTestCase):
         self.does(asks("EPSV"))
         self.backend("229 ok (|||4000|)")
         self.does(
-            DialBackendData(1, 4000),
             own(200, "PORT command successful."),
+            DialBackendData(1, 4000),
             DialActive(1, 2048, False),
         )
         self.comes(self.session.active_dialled(1))
@@ -111,11 +111,15 @@ class LateTests(ScriptTestCase):
         self.begin()
         self.client("EPSV")
         self.does(OpenPassive(1, False), asks("EPSV"))
-        self.backend("425 Nobody came.")
-        self.does(told("425 Nobody came."))
-        self.backend("229 ok (|||4000|)")
         self.comes(self.session.passive_opened(1, PUBLIC, 50000))
-        self.does(DialBackendData(1, 4000), told("229 Entering Extended Passive Mode (|||50000|)."))
+        self.backend("425 Nobody came.")
+        self.does(asks("NOOP"))
+        self.backend("229 ok (|||4000|)")
+        self.does(told("425 Nobody came."), DialBackendData(1, 4000))
+        self.backend("200 noop")
+        self.does(told("229 Entering Extended Passive Mode (|||50000|)."))
+        self.client("NOOP")
+        self.does(asks("NOOP"))
 
     def test_every_last_word(self) -> None:
         """All that ends a transfer does so between PASV and its answer, and none is that answer."""
@@ -125,9 +129,63 @@ class LateTests(ScriptTestCase):
             self.client("EPSV")
             self.does(OpenPassive(1, False), asks("EPSV"))
             self.backend(f"{code} Over.")
-            self.does(told(f"{code} Over."))
+            if code in ENDS:
+                self.does(told(f"{code} Over."))
+                self.backend("500 What?")
+                self.does(asks("PASV"))
+                continue
+            self.does(asks("NOOP"))
+            self.backend("500 What?")
+            self.does(told(f"{code} Over."), asks("PASV"))
+            self.comes(self.session.passive_opened(1, PUBLIC, 50000))
+            self.backend("200 noop", "227 ok (127,0,0,1,15,160)")
+            self.does(
+                told("229 Entering Extended Passive Mode (|||50000|)."),
+                DialBackendData(1, 4000),
+            )
+
+    def test_refused_address(self) -> None:
+        """
+        A refusal of the address by a code that may end a transfer is told as that, at once.
+
+        The transfer waits on, and the next address is for it (Requirement 5).
+        """
+        for refusal, heard in (
+            ("550 No ports.", own(425, "Cannot open data connection.")),
+            ("425 No ports.", told("425 No ports.")),
+        ):
+            self.log_in()
+            self.begin()
+            self.client("PASV")
+            self.does(OpenPassive(1, False), asks("EPSV"))
             self.backend("500 What?")
             self.does(asks("PASV"))
+            self.backend(refusal)
+            self.does(asks("NOOP"))
+            self.waits_for(Wait.REPLY)
+            self.backend("200 noop")
+            self.does(closes(1, abort=True), heard)
+            self.client("PASV")
+            self.does(OpenPassive(2, False), asks("PASV"))
+            self.backend("227 ok (127,0,0,1,15,160)")
+            self.comes(self.session.passive_opened(2, PUBLIC, 50000))
+            self.seen.clear()
+            self.data_ends(2)
+            self.backend("226 Stored.")
+            self.does(told("226 Stored."), self.transferred("STOU a.1", 226, UP, number=2))
+
+    def test_last_word_in_doubt(self) -> None:
+        """The transfer's last word may come when its address has been refused already."""
+        self.begin()
+        self.client("EPSV")
+        self.backend("550 No ports.")
+        self.seen.clear()
+        self.backend("426 Nobody came.")
+        self.does(told("426 Nobody came."), asks("PASV"))
+        self.backend("200 noop", "425 No ports.")
+        self.does(closes(1, abort=True), told("425 No ports."))
+        self.client("NOOP")
+        self.does(asks("NOOP"))
 
     def test_abort(self) -> None:
         """ABOR brings what it brings in any transfer, in one reply or two (Requirement 6)."""

@@ -89,7 +89,7 @@ class TransferTests(ScriptTestCase):
             self.client("EPSV", "LIST")
             self.comes(self.session.passive_opened(1, PUBLIC, 50000))
             self.backend("229 (|||4000|)")
-            self.does(OpenPassive(1, False), asks("EPSV"), DialBackendData(1, 4000), EXTENDED_OPEN)
+            self.does(OpenPassive(1, False), asks("EPSV"), EXTENDED_OPEN, DialBackendData(1, 4000))
             self.waits_for(Wait.PREPARING)
             if reached:
                 self.comes(self.session.backend_data_ready(1))
