@@ -51,7 +51,10 @@ class Preparation(Exchange):
     @property
     def wait(self) -> Wait:  # type: ignore[override]
         """The backend's reply, or a port of ours."""
-        return Wait.REPLY if self._asked or self._probed else Wait.PREPARING
+        if self._probed:
+            # On its way already.
+            return Wait.ABORT
+        return Wait.REPLY if self._asked else Wait.PREPARING
 
     @property
     def asked(self) -> str:
