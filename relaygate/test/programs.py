@@ -221,8 +221,14 @@ class Program:
 
     def fds(self) -> list[str]:
         """Return what its open file descriptors lead to, in the words of ``/proc``."""
-        folder = Path(f"/proc/{self.pid}/fd")
-        return sorted(os.readlink(entry) for entry in folder.iterdir())
+        found = []
+        for entry in Path(f"/proc/{self.pid}/fd").iterdir():
+            try:
+                found.append(os.readlink(entry))
+            except FileNotFoundError:
+                # It was closed since the folder was read.
+                continue
+        return sorted(found)
 
     def memory_contains(self, needles: Sequence[bytes]) -> list[bytes]:
         """

@@ -24,6 +24,8 @@ BACKEND_NAME: Final = "vault-of-the-ledger.private.test"
 SECOND_BACKEND: Final = "198.18.77.79"
 FILE_NAME: Final = "quarterly-figures-before-release.csv"
 CONTENT: Final = b"what only the backend and the partner may read;" * 1000
+# The listeners stay, so that every client is refused in words.
+KEPT_OPEN: Final = {"when_down": "refuse"}
 
 
 class SecrecyTests(TestCase):
@@ -34,8 +36,8 @@ class SecrecyTests(TestCase):
     async def setUp(self) -> None:  # type: ignore[override]
         targets = [f"{BACKEND_NAME}:{BACKEND_PORT}", f"{SECOND_BACKEND}:{BACKEND_PORT}"]
         services = [
-            service("sftp", "ssh", SSH_PORT, *targets, balance="failover"),
-            tcp_service(f"{SECOND_BACKEND}:{BACKEND_PORT}"),
+            service("sftp", "ssh", SSH_PORT, *targets, balance="failover", health=KEPT_OPEN),
+            tcp_service(f"{SECOND_BACKEND}:{BACKEND_PORT}", health=KEPT_OPEN),
         ]
         self.gateway = Gateway(self, services, log='level = "debug"')
         self.name_the_backend()
