@@ -62,7 +62,7 @@ def open_entries() -> list[str]:
 
 
 class WayOutGateway(Gateway):
-    """A gateway with *entries* in the place of services; see :class:`Gateway`."""
+    """A gateway with *entries*, and *services* beside them; see :class:`Gateway`."""
 
     def __init__(
         self,
@@ -70,11 +70,13 @@ class WayOutGateway(Gateway):
         entries: Sequence[str],
         *,
         connect: Sequence[str] = (OUTSIDE, f"*.{DOMAIN}:1-65535"),
+        services: Sequence[str] = (),
         **more: Any,
     ) -> None:
         policy = f"connect = {json.dumps(list(connect))}\n"
-        super().__init__(case, entries, policy=policy, **more)
+        super().__init__(case, [*entries, *services], policy=policy, **more)
         self._entries = len(entries)
+        self._listeners = len(services)
         # ``ip netns exec`` puts these files over those in /etc.
         folder = Path("/etc/netns", self.network.ns_argv("dmz", [])[-1])
         folder.mkdir(parents=True)
@@ -87,10 +89,14 @@ class WayOutGateway(Gateway):
         )
 
     async def up(self, within_s: float = START_LIMIT_S) -> None:
-        """Wait until every node has its uplink and its entries."""
+        """Wait until every node has its uplink, its entries and its listeners."""
         for node in self.internals:
             await node.logged("uplink open: ", timeout=within_s)
             await eventually(partial(self._is_open, node), "the entries", within_s)
+        await eventually(self._is_reached, "the listeners", within_s)
 
     def _is_open(self, node: Node) -> bool:
         return node.log().count("entry open: ") >= self._entries
+
+    def _is_reached(self) -> bool:
+        return self.dmz.log().count("listener open: ") >= self._listeners
