@@ -105,7 +105,8 @@ class AddressTests(FTPCase):
             skt.close()
             await data.got(b"a listing")
             stranger.settimeout(5)
-            self.assertEqual(stranger.recv(9), b"")
+            # Not an end, which would be an empty upload, whole.
+            self.assertRaises(ConnectionResetError, stranger.recv, 9)
         data.close()
         backend.say(b"226 done")
         await client.reply(226)

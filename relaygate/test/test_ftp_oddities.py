@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relaygate import ftprelay
+from relaygate import ftpdata, ftprelay
 from relaygate.protocols.ftpeffects import DataEnd, Direction, End, Wait
 from relaygate.test.farend import Ending, payload, until
 from relaygate.test.ftpnodes import FTPCase
@@ -148,6 +148,40 @@ class SlowClientTests(FTPCase):
         await client.reply(221)
         await self.is_over(client)
         await self.all_over()
+
+
+class GoodbyeTests(FTPCase):
+    """Servers under TLS at the end of an upload."""
+
+    async def uploaded(self) -> tuple[Line, Line]:
+        """The two ends of an upload's connections; the client heard 226, the server reads not."""
+        await self.begin(backend_tls="explicit")
+        client, backend = await self.logged_in()
+        data, inner = await self.transfer(client, b"STOR x")
+        await inner.secured()
+        inner.pause()
+        data.send(payload(20_000))
+        data.finish()
+        backend.say(b"226 done")
+        await client.reply(226)
+        return data, inner
+
+    async def test_waits(self) -> None:
+        """What a server says late does not cost it the file's tail (Requirement 39)."""
+        self.patch(ftpdata, "FINISH_LIMIT_S", 60.0)
+        data, inner = await self.uploaded()
+        inner.send(b"late words")
+        await data.has(10)
+        inner.resume()
+        await inner.got(payload(20_000))
+        inner.finish()
+        await self.nothing_left()
+
+    async def test_not_for_ever(self) -> None:
+        """A server that never says close_notify is left in time (Requirement 39)."""
+        self.patch(ftpdata, "FINISH_LIMIT_S", 0.3)
+        await self.uploaded()
+        await self.nothing_left()
 
 
 class PassingTests(PassingCase):
