@@ -186,6 +186,10 @@ EVENTS: dict[str, tuple[str, str]] = {
     ),
     # -- entries
     "entry open: entry={entry} protocol={protocol} listen={listen}": ("Programs may use it.", ""),
+    "forward {name} stays as it was: {reason}": (
+        "A port of a changed entry cannot be opened, so its old settings hold.",
+        "Free the port, or change `listen`; reload again.",
+    ),
     "connection dropped: entry={entry} client={client} reason={reason!r} not_logged={not_logged}": (
         "The entry's `allow` has not this program, or a cap is reached.",
         "Add its network to `allow`, or raise the cap.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 from itertools import zip_longest
@@ -18,12 +18,14 @@ from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP
 from twisted.internet.error import DNSLookupError, TimeoutError, UserError
 from twisted.internet.interfaces import (
     IDelayedCall,
+    IProtocolFactory,
     IReactorPluggableNameResolver,
     IReactorTCP,
     IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relaygate.addresses import HostPort
@@ -223,3 +225,21 @@ def error_words(error: BaseException | None) -> str:
     if isinstance(error, (TimeoutError, NotInTime, UserError, CancelledError)):
         return "timed out"
     return str(error) or type(error).__name__
+
+
+@implementer(IStreamClientEndpoint)
+class Noting:
+    """An endpoint that tells why it could not connect, which ClientService keeps to itself."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint, note: Callable[[str], None]) -> None:
+        self._endpoint = endpoint
+        self._note = note
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        """See :class:`twisted.internet.interfaces.IStreamClientEndpoint`."""
+        connecting: Deferred[Any] = self._endpoint.connect(protocolFactory)
+        return connecting.addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> Failure:
+        self._note(error_words(failure.value))
+        return failure

@@ -29,7 +29,7 @@ from relaygate.admission import Caps, Counted, Tally, Throttle
 from relaygate.dataway import TransferFailed
 from relaygate.destinations import Destinations
 from relaygate.entrytalk import NoWish, Talk, Users, Wish, listen_to
-from relaygate.errors import NobodyCame, NotAllowed, Refusal
+from relaygate.errors import NobodyCame, NotAllowed, Refusal, Stopping
 from relaygate.ftprelay import FTPRelay, FTPSettings
 from relaygate.legs import Leg
 from relaygate.outcome import Cause, Outcome, Phase
@@ -50,15 +50,15 @@ class Entry:
     """
     One entry, as its sessions need it.
 
-    *talk* makes a talk for one connection; *tls_channel* says which kind of channel carries a
-    connection to a port.  *users* may go where they or the entry may; *allow* are the networks that
-    may come, none for all.  *bind_ports* and *bind_address* (by gateway) are there where programs
-    may have a port opened, *ftp* where FTP is understood.
+    *talk* makes a talk for one connection, with the users; *tls_channel* says which kind of channel
+    carries a connection to a port.  *users* may go where they or the entry may; *allow* are the
+    networks that may come, none for all.  *bind_ports* and *bind_address* (by gateway) are there
+    where programs may have a port opened, *ftp* where FTP is understood.
     """
 
     name: str
     protocol: str
-    talk: Callable[[], Talk]
+    talk: Callable[[Users], Talk]
     destinations: Destinations
     tls_channel: Callable[[int], bool]
     caps: Caps
@@ -85,6 +85,11 @@ class Entry:
             partner_tls = BackendTLS(files.authorities, self.partner_name)
         self.key, self.partner_tls = files.key, partner_tls
 
+    def take_over(self, older: Entry) -> None:
+        """Count on where *older*, whose place this one takes, has come to."""
+        self.sessions, self.pending, self.tally = older.sessions, older.pending, older.tally
+        self.sessions.caps = self.caps
+
     def admits(self, address: str) -> bool:
         """Whether who comes from *address* may come at all."""
         return not self.allow or any(ip_address(address) in network for network in self.allow)
@@ -100,12 +105,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What all sessions of all entries share; *new_id* makes a session's id."""
+    """
+    What all sessions of all entries share; *new_id* makes a session's id, and while *draining* says
+    so no session begins.
+    """
 
     reactor: Any
     shelf: PipeShelf
     way: WayOut
     new_id: Callable[[], str]
+    draining: Callable[[], bool] = lambda: False
 
 
 class EntrySession:
@@ -133,7 +142,7 @@ class EntrySession:
         self._leg = leg
         self._around = around
         self._ended = ended
-        self._talk = entry.talk()
+        self._talk = entry.talk(entry.users)
         self._pending = True
         self._over = False
         self._work: Deferred[None] | None = None
@@ -158,6 +167,8 @@ class EntrySession:
         self.user = wish.user
         try:
             wanted = self._allowed(wish)
+            if self._around.draining():
+                raise Stopping
             if wish.binds:
                 inner = await self._await(wanted)
             else:
@@ -195,24 +206,29 @@ class EntrySession:
 
     async def _connect(self, wanted: HostPort) -> Leg:
         entry = self._entry
-        self.found, inner = await self._around.way.connect(
+        found, inner = await self._around.way.connect(
             self.id,
             entry.name,
             wanted,
             data=entry.may_have_data,
             tls=entry.tls_channel(wanted.port),
         )
-        self.gateway = self.found.link.gateway_name
+        self._goes_by(found)
         return inner
+
+    def _goes_by(self, found: Found) -> None:
+        self.found = found
+        self.gateway = found.link.gateway_name
+        found.link.hold()
 
     async def _await(self, wanted: HostPort) -> Leg:
         """Have a port opened for *wanted*, tell it, and wait for who comes (RFC 1928, BIND)."""
         entry, around = self._entry, self._around
         assert entry.bind_ports is not None
-        self.found = found = await around.way.await_peer(
+        found = await around.way.await_peer(
             self.id, entry.name, wanted.host, entry.bind_ports, entry.tls_channel(0)
         )
-        self.gateway = found.link.gateway_name
+        self._goes_by(found)
         transfer = found.transfer
         shown = entry.bind_address(self.gateway) or transfer.host
         self._leg.write(self._talk.granted(shown, transfer.port))
@@ -286,6 +302,8 @@ class EntrySession:
         self._over = True
         self._settled()
         self._entry.sessions.remove(self.client[0])
+        if self.found is not None:
+            self.found.link.release()
         tally = self._entry.tally
         if self.relay is None:
             tally.refused += 1

@@ -15,8 +15,6 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import (
     IHandshakeListener,
-    IProtocolFactory,
-    IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -29,7 +27,7 @@ from relaygate.addresses import HostPort
 from relaygate.backoff import FullJitter
 from relaygate.dataway import DataWay
 from relaygate.declaring import Declaration
-from relaygate.dial import error_words, leg_endpoint
+from relaygate.dial import Noting, leg_endpoint
 from relaygate.legs import Leg
 from relaygate.listpush import MINOR as LISTS_SINCE_MINOR
 from relaygate.listpush import put_bans
@@ -142,13 +140,13 @@ class GatewayLink(MultiService):
         self._noted_at = 0.0
         self._farewell = ""
         self._superseded = False
-        # The sessions that came through this link and run; kept by whoever it hands them to.
+        # The sessions that go through this link and run: see hold().
         self.sessions = 0
         self.retired = False
         # The DMZ node has said that it takes no new sessions.
         self.draining = False
         ClientService(
-            _Noting(leg_endpoint(reactor, address, CONNECT_LIMIT_S), self._note_failure),
+            Noting(leg_endpoint(reactor, address, CONNECT_LIMIT_S), self._note_failure),
             _UplinkFactory(lambda: DialledUplink(self, context(commands.ALPN_UPLINK))),
             retryPolicy=lambda failures: self._next_wait(),
             clock=reactor,
@@ -226,6 +224,16 @@ class GatewayLink(MultiService):
         self._supply.keep(kinds, pool)
         if declared:
             self._declaration.state_again(uplink)
+
+    def hold(self) -> None:
+        """A session goes through here: a link that is retired lasts as long as one does."""
+        self.sessions += 1
+
+    def release(self) -> None:
+        """A session is over."""
+        self.sessions -= 1
+        if self.retired and not self.sessions and self.parent is not None:
+            self.disownServiceParent()
 
     @property
     def leads_out(self) -> bool:
@@ -370,24 +378,6 @@ class GatewayLink(MultiService):
             self._farewell = "the internal node is shutting down"
             self._uplink.leave(self._farewell)
         return super().stopService()
-
-
-@implementer(IStreamClientEndpoint)
-class _Noting:
-    """An endpoint that tells why it could not connect, which ClientService keeps to itself."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint, note: Callable[[str], None]) -> None:
-        self._endpoint = endpoint
-        self._note = note
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
-        """See :class:`twisted.internet.interfaces.IStreamClientEndpoint`."""
-        connecting: Deferred[Any] = self._endpoint.connect(protocolFactory)
-        return connecting.addErrback(self._failed)
-
-    def _failed(self, failure: Failure) -> Failure:
-        self._note(error_words(failure.value))
-        return failure
 
 
 class _UplinkFactory(Factory):

@@ -48,7 +48,7 @@ from relaygate.protocols.ftpeffects import BackendTLS, FTPPolicy, Use
 from relaygate.protocols.preamble import PROBE, SessionReply, SessionStart
 from relaygate.protocols.statushttp import Response
 from relaygate.servicekeys import ServiceFiles, load_service_files
-from relaygate.serving import make_backends, make_checks
+from relaygate.serving import declared, make_backends, make_checks
 from relaygate.statuspage import StatusPage, truth
 from relaygate.steering import Steering
 from relaygate.supply import SuppliedChannel
@@ -95,11 +95,12 @@ class InternalNode(MultiService):
             door.setServiceParent(self)
         self._contexts: dict[bytes, SSL.Context]
         self.use_identity(identity)
+        links, shelf = self.links, self._shelf
+        self.forwards = Forwards(
+            config.forwards, lambda: list(links.values()), shelf, reactor, lambda: self.draining
+        )
         for gateway in config.gateways:
             self._link(gateway)
-        self.forwards = Forwards(
-            config.forwards, lambda: list(self.links.values()), self._shelf, reactor
-        )
         self.forwards.setServiceParent(self)
 
     @property
@@ -148,11 +149,11 @@ class InternalNode(MultiService):
 
     def _wish(self) -> tuple[list[dict[str, Any]], set[bool]]:
         """What is declared to every gateway, and the kinds of channels that are kept ready."""
-        services, forwards = self._config.services, self._config.forwards
+        services = self._config.services
         kinds = {kind for service in services for kind in service.channel_kinds}
-        kinds |= {kind for forward in forwards for kind in forward.channel_kinds}
+        kinds |= self.forwards.channel_kinds
         offered = [each for each in services if self.offer_state(each.name) == "offered"]
-        return [_declared(service) for service in offered], kinds
+        return [declared(service) for service in offered], kinds
 
     def offer_state(self, name: str) -> str:
         """``offered``, ``drained``, or ``down``: whether the service *name* is declared."""
@@ -243,11 +244,12 @@ class InternalNode(MultiService):
         services = compare(self._config.services, config.services)
         gateways = compare(self._config.gateways, config.gateways)
         made = [self._make(each) for each in (*services.added, *services.changed)]
+        prepared = self.forwards.prepare(config.forwards)
         told = services.lines("service") + gateways.lines("gateway")
         told += [
             f"{name}: changed in the file, which takes a restart"
             for name in differing(self._config, config)
-            if name not in ("services", "gateways", "bans")
+            if name not in ("services", "gateways", "bans", "forwards")
         ]
         if config.bans != self._config.bans:
             told.append("bans: changed")
@@ -258,7 +260,7 @@ class InternalNode(MultiService):
             self.drained.discard(name)
         for keeper in self.keepers.values():
             keeper.reload()
-        self.forwards.reload()
+        told += self.forwards.use(prepared)
         for service, keeper_or_none in made:
             self._publish(service, keeper_or_none)
         self._use_gateways(gateways)
@@ -305,9 +307,10 @@ class InternalNode(MultiService):
         """Take no new sessions; fires when those that run have ended, after *limit_s* at most."""
         self.draining = True
         self.offer_again()
-        self.log.info("draining: {sessions} sessions run", sessions=len(self._sessions))
+        running, out = self._sessions, self.forwards.sessions
+        self.log.info("draining: {sessions} sessions run", sessions=len(running) + len(out))
         return drained(
-            lambda: not self._sessions and all(link.settled for link in self.links.values()),
+            lambda: not (running or out) and all(link.settled for link in self.links.values()),
             limit_s,
             self._reactor,
         )
@@ -338,15 +341,13 @@ class InternalNode(MultiService):
 
         def ended(session: BackSession) -> None:
             self._sessions.discard(session)
-            link.sessions -= 1
-            if link.retired and not link.sessions and link.parent is not None:
-                link.disownServiceParent()
+            link.release()
 
         session = BackSession(
             self._reactor, channel, start, link.gateway_name, link.dataway, self._shelf, ended
         )
         self._sessions.add(session)
-        link.sessions += 1
+        link.hold()
         session.open(self.published.get(start.service), Stopping() if self._stopping else None)
 
 
@@ -410,41 +411,3 @@ def _ftp(service: ServiceConfig, ftp: FTPConfig, reactor: Any) -> FTPSettings:
         lenient=ftp.truncated == "accept",
         telnet=ftp.telnet,
     )
-
-
-def _node_persistence(config: ServiceConfig) -> int:
-    """Seconds for which clients keep their node: what a cookie says, only the inside can read."""
-    persistence = config.persistence
-    return int(persistence.ttl_s) if persistence and persistence.by == "source" else 0
-
-
-def _declared(config: ServiceConfig) -> dict[str, Any]:
-    return {
-        "name": config.name,
-        "protocol": config.protocol,
-        "host": config.listen.host,
-        "port": config.listen.port,
-        "tls_channel": config.tls_channel,
-        "max_sessions": config.max_sessions,
-        "max_sessions_per_address": config.max_sessions_per_address,
-        "balance": config.node_balance,
-        "persistence": _node_persistence(config),
-        "max_rate": config.max_rate,
-        "max_rate_per_address": config.max_rate_per_address,
-        "allow": config.allow,
-        "deny": config.deny,
-        **_declared_mapping(config),
-    }
-
-
-def _declared_mapping(config: ServiceConfig) -> dict[str, Any]:
-    if config.ftp is None or config.mapped is None:
-        return {}
-    return {
-        # A name of its own: a DMZ node that knows no mapping refuses it, and says so.
-        "protocol": f"{config.protocol}-mapped",
-        "map_first": config.mapped[0],
-        "map_last": config.mapped[1],
-        "map_peers": " ".join(config.ftp.peers),
-        "map_tls": config.mapped_tls,
-    }

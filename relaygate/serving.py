@@ -1,4 +1,7 @@
-"""The backends of a service, and how they are watched, as its configuration has them."""
+"""
+The backends of a service, how they are watched, and what is declared of it, as its configuration
+has it.
+"""
 
 from __future__ import annotations
 
@@ -60,3 +63,42 @@ def _probe_maker(config: ServiceConfig) -> Callable[[HostPort], Probe]:
             health.http_host or str(backend), health.http_path, health.http_status
         )
     return {"ssh": lambda _: SSHProbe(), "ftp": lambda _: FTPProbe()}.get(kind, lambda _: Probe())
+
+
+def _node_persistence(config: ServiceConfig) -> int:
+    """Seconds for which clients keep their node: what a cookie says, only the inside can read."""
+    persistence = config.persistence
+    return int(persistence.ttl_s) if persistence and persistence.by == "source" else 0
+
+
+def declared(config: ServiceConfig) -> dict[str, Any]:
+    """The record of a service that :class:`relaygate.commands.Declare` has."""
+    return {
+        "name": config.name,
+        "protocol": config.protocol,
+        "host": config.listen.host,
+        "port": config.listen.port,
+        "tls_channel": config.tls_channel,
+        "max_sessions": config.max_sessions,
+        "max_sessions_per_address": config.max_sessions_per_address,
+        "balance": config.node_balance,
+        "persistence": _node_persistence(config),
+        "max_rate": config.max_rate,
+        "max_rate_per_address": config.max_rate_per_address,
+        "allow": config.allow,
+        "deny": config.deny,
+        **_declared_mapping(config),
+    }
+
+
+def _declared_mapping(config: ServiceConfig) -> dict[str, Any]:
+    if config.ftp is None or config.mapped is None:
+        return {}
+    return {
+        # A name of its own: a DMZ node that knows no mapping refuses it, and says so.
+        "protocol": f"{config.protocol}-mapped",
+        "map_first": config.mapped[0],
+        "map_last": config.mapped[1],
+        "map_peers": " ".join(config.ftp.peers),
+        "map_tls": config.mapped_tls,
+    }

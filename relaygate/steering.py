@@ -162,7 +162,7 @@ class Steering:
         node = self._node
         if kind == "node":
             node.draining = drain
-            sessions = len(node.sessions)
+            sessions = len(node.sessions) + len(node.forwards.sessions)
         elif kind == "service":
             if name not in node.published:
                 raise AdminError(f"there is no service {name!r}")

@@ -29,6 +29,12 @@ class ILink(Protocol):
     def dataway(self) -> DataWay:
         """Where they are asked for."""
 
+    def hold(self) -> None:
+        """A session goes through here from now on."""
+
+    def release(self) -> None:
+        """It is over."""
+
 
 @dataclass(frozen=True)
 class Found:

@@ -139,6 +139,7 @@ ORDER: Final = {
     "egress": 369,
     "entries": 370,
     "entryfollow": 375,
+    "entrymaking": 375,
     "guard": 368,
     "watch": 368,
     "report": 360,
