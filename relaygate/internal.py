@@ -3,52 +3,39 @@
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any
 
 from OpenSSL import SSL
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from relaygate import __version__
 from relaygate.addresses import HostPort
 from relaygate.admin import AdminCommands, Arguments
-from relaygate.admission import Caps
 from relaygate.backsession import BackSession, Service
 from relaygate.changes import Changes, compare, differing
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
-from relaygate.config import (
-    BansConfig,
-    FTPConfig,
-    GatewayConfig,
-    InternalConfig,
-    ServiceConfig,
-)
+from relaygate.config import BansConfig, GatewayConfig, InternalConfig
 from relaygate.dashboard import admin_doors
-from relaygate.dataway import TransferFailed
-from relaygate.dial import error_words
 from relaygate.draining import drained
 from relaygate.errors import Stopping, UnknownService
 from relaygate.forwards import Forwards
-from relaygate.ftprelay import FTPSettings
 from relaygate.gatewaylink import GatewayLink
 from relaygate.guard import Guard, Offence, Rules
-from relaygate.httpservice import use_http
 from relaygate.identity import Identity
 from relaygate.keeper import Keeper
 from relaygate.metrics import CONTENT_TYPE, metrics
 from relaygate.outcome import Cause
 from relaygate.pipes import PipeShelf
 from relaygate.probing import Prober
-from relaygate.protocols.ftpeffects import BackendTLS, FTPPolicy, Use
 from relaygate.protocols.preamble import PROBE, SessionReply, SessionStart
 from relaygate.protocols.statushttp import Response
-from relaygate.servicekeys import ServiceFiles, load_service_files
-from relaygate.serving import declared, make_backends, make_checks
+from relaygate.servicekeys import ServiceFiles
+from relaygate.servicemaking import make_service
+from relaygate.serving import declared
 from relaygate.statuspage import StatusPage, truth
 from relaygate.steering import Steering
 from relaygate.supply import SuppliedChannel
@@ -80,7 +67,7 @@ class InternalNode(MultiService):
         self.drained: set[str] = set()
         self._offering: IDelayedCall | None = None
         for service in config.services:
-            self._publish(*self._make(service))
+            self._publish(*make_service(service, self.guard, reactor))
         self._sessions: set[BackSession] = set()
         self._stopping = False
         self.commands = AdminCommands()
@@ -177,33 +164,6 @@ class InternalNode(MultiService):
         for name, link in self.links.items():
             link.offer(*self._wish(), pools[name])
 
-    def _make(self, config: ServiceConfig) -> tuple[Service, Keeper[ServiceFiles] | None]:
-        """
-        A service of *config*, and what keeps its files; nothing is changed yet.
-
-        Raises :class:`relaygate.identity.IdentityError` or :class:`OpenSSL.SSL.Error`.
-        """
-        service = _service(config, self._reactor)
-        service.guard = self.guard
-        own = (config.tls.certificate, config.tls.key) if config.tls else ()
-        more = config.tls.more_pairs if config.tls else ()
-        others = (path for pair in more for path in pair)
-        cookie_key = config.http.cookie_key if config.http else None
-        wanted = (*own, *others, config.backend_tls.ca, cookie_key)
-        paths = tuple(path for path in wanted if path)
-        if not paths:
-            return service, None
-
-        def load(now: datetime) -> ServiceFiles:
-            ca = config.backend_tls.ca
-            return load_service_files(
-                config.name, own, ca, now=now, more=more, cookie_key=cookie_key
-            )
-
-        use, files = service.use_files, load(datetime.fromtimestamp(self._reactor.seconds(), UTC))
-        use(files)
-        return service, Keeper("service's TLS", files, load, use, paths, self._reactor)
-
     def _publish(self, service: Service, keeper: Keeper[ServiceFiles] | None) -> None:
         """*service* is what sessions of its name find, in the place of one that is there."""
         older = self._withdraw(service.name)
@@ -243,7 +203,8 @@ class InternalNode(MultiService):
         config = config or self._config
         services = compare(self._config.services, config.services)
         gateways = compare(self._config.gateways, config.gateways)
-        made = [self._make(each) for each in (*services.added, *services.changed)]
+        new = (*services.added, *services.changed)
+        made = [make_service(each, self.guard, self._reactor) for each in new]
         prepared = self.forwards.prepare(config.forwards)
         told = services.lines("service") + gateways.lines("gateway")
         told += [
@@ -351,63 +312,10 @@ class InternalNode(MultiService):
         session.open(self.published.get(start.service), Stopping() if self._stopping else None)
 
 
-def _service(config: ServiceConfig, reactor: Any) -> Service:
-    service = Service(
-        config.name,
-        config.protocol,
-        make_backends(config, config.backends, reactor),
-        Caps(config.max_sessions, config.max_sessions_per_address),
-        config.idle_timeout_s,
-        _ftp(config, config.ftp, reactor) if config.ftp and not config.mapped else None,
-        config.backend_tls.name,
-        config.mapped,
-        config.mapped_tls,
-    )
-    service.allow, service.deny = config.allow, config.deny
-    service.proxy_protocol = config.proxy_protocol
-    service.when_down = config.health.when_down
-    service.checks = make_checks(config, lambda: service.backend_tls)
-    if config.http is not None:
-        use_http(service, config, config.http, reactor)
-    return service
-
-
 def _rules(bans: BansConfig) -> Rules:
     return Rules(
         {Offence.FTP_LOGIN: bans.ftp_failures, Offence.HTTP_UNAUTHORISED: bans.http_failures},
         bans.within_s,
         bans.duration_s,
         bans.never,
-    )
-
-
-def _ftp(service: ServiceConfig, ftp: FTPConfig, reactor: Any) -> FTPSettings:
-    def resolve(host: str) -> Deferred[str]:
-        if HostPort(host, 0).literal is not None:
-            return succeed(host)
-        found: Deferred[str] = reactor.resolve(host)
-        return found.addErrback(unknown, host)
-
-    def unknown(failure: Failure, host: str) -> NoReturn:
-        words = error_words(failure.value)
-        raise TransferFailed(f"public_address {host} cannot be resolved: {words}") from None
-
-    return FTPSettings(
-        policy=FTPPolicy(
-            control=Use(ftp.tls),
-            data=Use(ftp.data_tls),
-            implicit=service.protocol == "ftps",
-            backend=BackendTLS(service.backend_tls.mode),
-            backend_data=service.backend_tls.data,
-            backend_active=ftp.backend_mode == "active",
-        ),
-        kind=lambda protected: service.transfer_channel(protected=protected),
-        public=ftp.public_address,
-        resolve=resolve,
-        ports=ftp.passive_ports,
-        peers=ftp.peers,
-        source_port=ftp.active_source_port,
-        resume=ftp.session_reuse,
-        lenient=ftp.truncated == "accept",
-        telnet=ftp.telnet,
     )

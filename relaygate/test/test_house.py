@@ -162,7 +162,9 @@ ORDER: Final = {
     "dashboard": 400,
     "outlook": 365,
     "steering": 410,
+    "ftpservice": 410,
     "httpservice": 410,
+    "servicemaking": 415,
     "internal": 420,
     # 5, doors
     "logs": 500,
