@@ -32,13 +32,16 @@ ABUSED_PORTS = frozenset({25, 465, 587, 1719, 1720, 5060, 5061})
 _PORTS = re.compile(r"([1-9][0-9]{0,4})(?:-([1-9][0-9]{0,4}))?")
 _MAX_TEXT = 300
 
+# All that is given out of IPv6 (RFC 4291, section 2.4, and IANA's registry).  Outside of it are
+# site-local addresses, local NAT64 (RFC 8215), IPv4-translated ones, and what nobody has.
+_GIVEN_OUT = ipaddress.IPv6Network("2000::/3")
 # Addresses in which an IPv4 address travels, by where it stands in them (bits from the right).
 _WRAPPED = (
-    (ipaddress.IPv6Network("::/96"), 0),
     (ipaddress.IPv6Network("64:ff9b::/96"), 0),  # NAT64, RFC 6052
     (ipaddress.IPv6Network("2002::/16"), 80),  # 6to4, RFC 3056
 )
 _TEREDO = ipaddress.IPv6Network("2001::/32")
+_DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")  # RFC 9637
 
 
 def is_special(address: Address) -> bool:
@@ -51,12 +54,10 @@ def is_special(address: Address) -> bool:
         return True
     if isinstance(address, ipaddress.IPv4Address):
         return False
-    if address.ipv4_mapped is not None or address in _TEREDO:
-        return True
-    return any(
-        address in network and is_special(ipaddress.IPv4Address(int(address) >> shift & 2**32 - 1))
-        for network, shift in _WRAPPED
-    )
+    for network, shift in _WRAPPED:
+        if address in network:
+            return is_special(ipaddress.IPv4Address(int(address) >> shift & 2**32 - 1))
+    return address not in _GIVEN_OUT or address in _TEREDO or address in _DOCUMENTATION
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,18 @@ class Destinations:
             for literal, own in addresses
         )
 
+    def may_lead(self, name: str, port: int) -> bool:
+        """
+        Whether *name* may be reached at *port* (0: at any), if its addresses are the right ones.
+
+        Where it may not, nobody needs to look it up.
+        """
+        return any(
+            (not port or rule.covers_port(port))
+            and (rule.network is not None or rule.covers_name(name))
+            for rule in self.rules
+        )
+
     def know_host(self, wanted: str, addresses: Sequence[tuple[str, bool]]) -> bool:
         """Whether the host *wanted* may be reached at all of *addresses*, on whatever port."""
         ports = {rule.first for rule in self.rules}
@@ -197,6 +210,14 @@ def _pattern(host: str) -> str:
 
 def _is_all_special(network: Network) -> bool:
     """Whether all of *network* is special in one and the same way."""
+    if isinstance(network, ipaddress.IPv6Network):
+        for wrapping, shift in _WRAPPED:
+            if wrapping.subnet_of(network):
+                return False
+            if network.subnet_of(wrapping):
+                inner = int(network.network_address) >> shift & 2**32 - 1
+                length = min(32, network.prefixlen - wrapping.prefixlen)
+                return _is_all_special(ipaddress.IPv4Network((inner, length), strict=False))
     # Special blocks are aligned as networks are: one that has both ends in special space, and is
     # no wider than the widest block there is, lies in one.
     widest = 4 if network.version == 4 else 7

@@ -279,6 +279,10 @@ class _Outward:
         """What the destination is resolved to, each with whether it is our own."""
         if self._wanted.literal is not None:
             found: Sequence[str] = [self._wanted.host]
+        elif not self._egress.policy.may_lead(self._wanted.host, self._wanted.port):
+            # A node that is not what it was must not ask the world through our resolver, nor keep
+            # it from those who may: a question is a message, too.
+            raise _Refused(NotAllowed(), _forbidden(self._wanted, ()))
         else:
             try:
                 found = await self._egress.resolve(self._wanted.host, limit_s)
@@ -387,7 +391,8 @@ def _wanted(host: str, port: int) -> HostPort:
 
 
 def _forbidden(wanted: HostPort, addresses: Sequence[tuple[str, bool]]) -> str:
-    where = "" if wanted.literal else " at " + ", ".join(address for address, _ in addresses)
+    where = ", ".join(address for address, _ in addresses)
+    where = f" at {where}" if where and not wanted.literal else ""
     return f"the DMZ's policy.connect does not permit {wanted}{where}"
 
 

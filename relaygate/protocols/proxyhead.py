@@ -11,7 +11,6 @@ request can be meant for another server than the first.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -177,7 +176,8 @@ def _credentials(values: list[str]) -> tuple[bytes, bytes] | None:
         return None
     try:
         user, _, password = base64.b64decode(coded.strip(), validate=True).partition(b":")
-    except binascii.Error:
+    except ValueError:
+        # What is not even ASCII is a ValueError of another kind.
         return None
     return user, password
 

@@ -110,6 +110,13 @@ class SpecialTests(SynchronousTestCase):
             "fc00::1",
             "fe80::1",
             "ff02::1",
+            "fec0::1",
+            "::808:808",
+            "::ffff:0:a00:1",
+            "64:ff9b:1::a00:1",
+            "3fff::1",
+            "5f00::1",
+            "4000::1",
         ]:
             self.assertTrue(is_special(ipaddress.ip_address(text)), text)
 
@@ -170,6 +177,37 @@ class DestinationTests(SynchronousTestCase):
         for port in ABUSED_PORTS:
             self.assertFalse(leads(wide, f"mail.example:{port}", PUBLIC))
             self.assertTrue(leads(narrow, f"mail.example:{port}", PUBLIC))
+
+    def test_wrapping_networks(self) -> None:
+        """A network of wrapped addresses permits special ones only where all of them are."""
+        for network, address, permitted in (
+            ("64:ff9b::/96", "64:ff9b::a00:1", False),
+            ("64:ff9b::/97", "64:ff9b::a00:1", False),
+            ("64:ff9b::/48", "64:ff9b::a00:1", False),
+            ("64:ff9b::a00:0/104", "64:ff9b::a00:1", True),
+            ("2002::/17", "2002:a00:1::1", False),
+            ("2002:a00::/24", "2002:a00:1::1", True),
+            ("::/7", "::1", False),
+            ("64:ff9b:1::/48", "64:ff9b:1::a00:1", True),
+        ):
+            rule = DestinationRule.parse(f"[{network}]:22")
+            covers = rule.covers_address(ipaddress.ip_address(address), own=False)
+            self.assertEqual(covers, permitted, network)
+
+    def test_before_looking_up(self) -> None:
+        """A name that no rule can permit, whatever it leads to, needs no looking up."""
+        rules = destinations("*.partner.example:22", "203.0.113.0/24:21")
+        for name, port, may in (
+            ("a.partner.example", 22, True),
+            ("a.partner.example", 21, True),
+            ("a.partner.example", 0, True),
+            ("other.example", 22, False),
+            ("other.example", 21, True),
+            ("other.example", 80, False),
+        ):
+            self.assertIs(rules.may_lead(name, port), may, (name, port))
+        self.assertFalse(destinations().may_lead("a.example", 0))
+        self.assertFalse(destinations("a.example:22").may_lead("b.example", 0))
 
     def test_hosts(self) -> None:
         """A host is known where any of its ports is permitted."""

@@ -151,4 +151,4 @@ class AbsoluteTests(ForwardCase):
             program.send(b"GET http://www.partner.example HTTP/1.0\r\n\r\n")
             await program.ended()
         self.assertEqual(program.received[9:12], b"403")
-        self.assertTrue(lines(events, "does not permit www.partner.example:80 at 203.0.113.9"))
+        self.assertTrue(lines(events, "does not permit www.partner.example:80"))

@@ -58,6 +58,9 @@ class AttackTests(ForwardCase):
                 "2002:a00:1::",
                 "2001:0:1::1",
                 "::10.0.0.1",
+                "fec0::1",
+                "64:ff9b:1::a00:1",
+                "::ffff:0:a00:1",
             )
         ):
             self.names[name := f"n{number}.partner.example"] = [address]
@@ -156,6 +159,16 @@ class AttackTests(ForwardCase):
         partner = self.partner()
         await self.begin(entry, connect=["nobody.partner.example:1"])
         await self.refused(entry, PARTNER, partner.port)
+
+    async def test_no_questions_for_a_taken_over_node(self) -> None:
+        """Requirement 66: what no rule can permit is not looked up either, nor told apart."""
+        entry = self.entry("socks5")
+        await self.begin(entry, connect=["sftp.partner.example:22"])
+        for name, port in (("c2vjcmv0.evil.example", 53), ("sftp.partner.example", 443)):
+            self.names[name] = [PARTNER]
+            await self.refused(entry, name, port)
+        await self.refused(entry, "no-such-name.example", 22)
+        self.assertEqual(self.asked, [])
 
     async def test_inside_decides_first(self) -> None:
         """Requirement 67: the DMZ is not asked about what the entry does not allow."""

@@ -40,6 +40,8 @@ class ReaderTests(SynchronousTestCase):
             (b"Basic YTpiOmM=", (b"a", b"b:c")),
             (b"basic YTpiOmM=", (b"a", b"b:c")),
             (b"Basic !", None),
+            (b"Basic \xff\xfe", None),
+            (b"Basic YTpi\xc3\xa4", None),
             (b"Bearer YTpi", None),
         ):
             head = b"CONNECT x:1 HTTP/1.1\r\nProxy-Authorization: " + value + b"\r\n\r\n"
@@ -81,6 +83,7 @@ class ReaderTests(SynchronousTestCase):
             (b"GET http://x/", b" HTTP/1.1\r\n\r\n"),
             (b"GET http://x/ HTTP/1.1\r\n", b"\r\n\r\n"),
             (b"CONNECT ", b" HTTP/1.1\r\n\r\n"),
+            (b"CONNECT x:1 HTTP/1.1\r\nProxy-Authorization: Basic ", b"\r\n\r\n"),
         ):
             outcome = CASES.check(start + data + end)
             if isinstance(outcome.found, ProxyRequest) and not outcome.found.tunnel:
