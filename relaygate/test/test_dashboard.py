@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from relaygate.addresses import HostPort
 from relaygate.admin import AdminCommands, AdminError, Arguments
 from relaygate.config import ConfigError, DashboardConfig, load_internal
-from relaygate.dashboard import Dashboard
+from relaygate.dashboard import FEW_SESSIONS, Dashboard
 from relaygate.history import COARSE_POINTS, FINE_POINTS, MAX_EVENTS, History, Recent
 from relaygate.identity import IdentityError, Role
 from relaygate.test.certificates import ServerCA
@@ -60,6 +60,7 @@ class DashboardCase(TestCase):
         )
         self.tls = tls
         self.told: list[str] = []
+        self.asked_for: list[int] = []
         commands = AdminCommands()
         for name in ("status", "sessions", "bans", "drain", "end", "reload"):
             commands.register(name, self.handler(name))
@@ -72,6 +73,8 @@ class DashboardCase(TestCase):
 
         async def answer(arguments: Arguments) -> dict[str, Any]:
             self.told.append(name)
+            if name == "sessions":
+                self.asked_for.append(arguments.number("limit", 1, 1000, 1000))
             if name == "end":
                 raise AdminError("session: there is none with this id")
             return STATUS if name == "status" else {"sessions": [], "more": False}
@@ -219,6 +222,12 @@ class DoorTests(DashboardCase):
             context.wrap_socket(line, server_hostname=HOST) as peer,
         ):
             return peer.getpeercert(binary_form=True) or b""
+
+    async def test_few_sessions(self) -> None:
+        """The page is given few sessions at a time: clients do not wait for a long answer."""
+        await self.begin()
+        self.assertEqual((await self.ask("/api/look?command=sessions"))[0], 200)
+        self.assertEqual(self.asked_for, [FEW_SESSIONS])
 
     async def test_only_these_commands(self) -> None:
         """What the socket can do beyond the page's own commands cannot be done from here."""
