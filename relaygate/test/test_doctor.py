@@ -296,6 +296,11 @@ class FaultTests(TestCase):
             "ftp",
         )
         self.queue(
+            Fault("backend is SSH, not HTTP", "backend", "it is not HTTP", "backends"),
+            self.with_more(service("web", "http", 2380, f"{INSIDE}:2022")),
+            "web",
+        )
+        self.queue(
             Fault("no [admin] socket", "node", "no [admin] socket", "add [admin]", "skipped"),
             self.replaced(f'[admin]\nsocket = "{socket_path}"\n', ""),
         )
@@ -346,6 +351,10 @@ class FaultTests(TestCase):
         Server(self, dmz, "0.0.0.0", 2555, None)
         self.queue(Fault("the node does not run", "node", "no answer", "start it"), file)
         await self.wait()
+        wrong += [
+            ('[[forward]]\nname = "out"\nprotocol = "tcp"\nlisten = "127.0.0.1:2600"\n'
+            f'allow = ["127.0.0.1"]\ntarget = "{DMZ}:2555"\n')
+        ]
         gateway.node.configure(
             "".join([*services[:1], *wrong, *services[1:]])
             + f'[[gateway]]\naddress = "{uplink}"\nname = "dmz"\n'
@@ -358,6 +367,7 @@ class FaultTests(TestCase):
         for fault in (
             Fault("clock of the DMZ node two days off", "clock", "ahead of ours", "NTP"),
             Fault("policy too narrow", "policy", "does not permit", "policy.listen"),
+            Fault("entry's target not permitted", "entry", "cannot be reached", "policy.connect"),
             Fault("port already bound in the DMZ", "policy", "in use", "ss -ltnp"),
         ):
             self.queue(fault, file)
