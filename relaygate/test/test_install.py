@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -69,6 +70,32 @@ class InstallationTests(SynchronousTestCase):
             )
         self.assertEqual(result.returncode, 0, result.stdout)
         return result.stdout
+
+    def test_source_archive(self) -> None:
+        """It holds what a wheel, the tests, the site and the examples are made of, and no more."""
+        root = PACKAGE.parent
+        if not can_build_here() or not (root / "MANIFEST.in").exists():
+            missing("there is no checkout, or no setuptools to make an archive with")
+        source = Path(self.mktemp()).absolute()
+        ignore = shutil.ignore_patterns(
+            ".*[!i]", "*.egg-info", "build", "dist", "_trial_temp*", "__pycache__", "dropin.cache"
+        )
+        shutil.copytree(root, source, ignore=ignore)
+        code = "import os, sys; os.chdir(sys.argv[1]); import setuptools.build_meta as make; "
+        self.run_program([sys.executable, "-c", code + 'make.build_sdist("out")', str(source)])
+        (archive,) = (source / "out").glob("relaygate-*.tar.gz")
+        with tarfile.open(archive) as opened:
+            held = {name.partition("/")[2] for name in opened.getnames()}
+        wanted = {"setup.cfg", "pyproject.toml", "Makefile", "LICENSE", "README.md", ".ci/run"}
+        for folder in ("relaygate", "twisted", "etc", "docs"):
+            wanted |= {
+                str(path.relative_to(source))
+                for path in (source / folder).rglob("*")
+                if path.is_file() and path.suffix != ".pyc"
+            }
+        self.assertEqual(wanted - held, set())
+        unwanted = [name for name in held if name.endswith((".pyc", ".key", ".pem"))]
+        self.assertEqual(unwanted, [])
 
     def test_wheel_holds_everything_and_both_plugins(self) -> None:
         """A wheel installs every module and the types' marker, and twistd offers both programs."""
