@@ -1,4 +1,4 @@
-"""What ``relaygate init`` is told, and keeps in ``deployment.json``: nodes, services, addresses.
+"""What ``relaygate init`` is told, and keeps in ``deployment.json``: nodes, services, entries.
 
 Pure values.  A deployment grows: what is named again in the same way changes nothing, and what is
 named again in another way is a mistake, because a running node has it already.
@@ -13,13 +13,18 @@ from typing import Any
 
 from relaygate.addresses import HostPort, ListenRule, canonical_name, host_name, service_name
 from relaygate.cli.units import PREFIX
+from relaygate.destinations import DestinationRule
 
-__all__ = ["Deployment", "DeploymentError", "Gateway", "Inside", "Published"]
+__all__ = ["Deployment", "DeploymentError", "Entry", "Gateway", "Inside", "Published"]
 
 FORMAT = 1
 PASSIVE_PORTS = "50000-50099"
 LEAST_PASSIVE = 1024
-OPENED_INSIDE = ("ftp", "ftps")
+FTP = ("ftp", "ftps")
+# Their clients' TLS ends on the internal node.  HTTPS that is to pass unopened is "tls".
+OPENED_INSIDE = (*FTP, "https")
+# Entries that lead to one server.
+FIXED = ("ftp", "tcp")
 
 
 class DeploymentError(Exception):
@@ -108,6 +113,56 @@ class Published:
         """Whether its clients' TLS ends on the internal node, so that it has a certificate."""
         return self.protocol in OPENED_INSIDE
 
+    @property
+    def ftp(self) -> bool:
+        """Whether it has data connections, and so ports for them."""
+        return self.protocol in FTP
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What programs inside connect to in order to get out: a ``[[forward]]`` of the file."""
+
+    name: str
+    protocol: str
+    listen: str
+    destinations: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Entry:
+        """Read ``NAME=PROTOCOL,[HOST:]PORT,DESTINATION[,...]``; raises DeploymentError."""
+        name, _, rest = text.partition("=")
+        protocol, *places = rest.split(",")
+        try:
+            if len(places) < 2:
+                raise ValueError("a part is missing")
+            if protocol in FIXED and len(places) > 2:
+                raise ValueError(f'"{protocol}" leads to one server')
+            listen = places[0] if ":" in places[0] else f"127.0.0.1:{places[0]}"
+            read = HostPort.parse if protocol in FIXED else DestinationRule.parse
+            return cls(
+                service_name(name),
+                protocol,
+                str(HostPort.parse(listen, numeric=True)),
+                tuple(str(read(place)) for place in places[1:]),
+            )
+        except ValueError as error:
+            raise DeploymentError(
+                f"--entry {text[:80]!r}: expected NAME=PROTOCOL,PORT,DESTINATION, as in "
+                f"out=socks5,1080,sftp.partner.example:22 ({error})"
+            ) from error
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it leads to one server."""
+        return self.protocol in FIXED
+
+    @property
+    def open_to_others(self) -> bool:
+        """Whether other machines than the node's own reach it."""
+        literal = HostPort.parse(self.listen).literal
+        return literal is not None and not literal.is_loopback
+
 
 @dataclass(frozen=True)
 class Deployment:
@@ -116,6 +171,9 @@ class Deployment:
     gateways: tuple[Gateway, ...] = ()
     nodes: tuple[Inside, ...] = ()
     services: tuple[Published, ...] = ()
+    entries: tuple[Entry, ...] = ()
+    # Networks whose programs may use entries that other machines reach.
+    entry_allow: tuple[str, ...] = ()
     public_address: str = ""
     passive_ports: str = PASSIVE_PORTS
     prefix: str = PREFIX
@@ -135,6 +193,11 @@ class Deployment:
                     Published(**{**row, "backends": tuple(row["backends"])})
                     for row in values.pop("services")
                 ),
+                entries=tuple(
+                    Entry(**{**row, "destinations": tuple(row["destinations"])})
+                    for row in values.pop("entries", ())
+                ),
+                entry_allow=tuple(values.pop("entry_allow", ())),
                 files=tuple(sorted(values.pop("files").items())),
                 **values,
             )
@@ -152,6 +215,7 @@ class Deployment:
         gateways: tuple[Gateway, ...],
         nodes: tuple[Inside, ...],
         services: tuple[Published, ...],
+        entries: tuple[Entry, ...] = (),
     ) -> Deployment:
         """This one and what is new; raises DeploymentError for what is there and differs."""
         grown = dataclasses.replace(
@@ -159,6 +223,7 @@ class Deployment:
             gateways=_merged("gateway", self.gateways, gateways),
             nodes=_merged("node", self.nodes, nodes),
             services=_merged("service", self.services, services),
+            entries=_merged("entry", self.entries, entries),
         )
         names = [each.name for each in grown.gateways] + [each.name for each in grown.nodes]
         for name in names:
@@ -175,6 +240,12 @@ class Deployment:
         ):
             if not things:
                 raise DeploymentError(f"{what} is needed at least once")
+        for entry in self.entries:
+            if entry.open_to_others and not self.entry_allow:
+                raise DeploymentError(
+                    f"--entry-allow NETWORK is needed: other machines reach the entry "
+                    f"{entry.name!r} at {entry.listen}, and somebody has to be let in"
+                )
         try:
             if ListenRule.parse(f"0.0.0.0:{self.passive_ports}").first < LEAST_PASSIVE:
                 raise ValueError(f"below {LEAST_PASSIVE}")

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -25,7 +26,15 @@ from cryptography.x509.oid import NameOID
 
 from relaygate import identity, pki
 from relaygate.addresses import HostPort
-from relaygate.cli.deployment import Deployment, DeploymentError, Gateway, Inside, Published
+from relaygate.cli.deployment import (
+    Deployment,
+    DeploymentError,
+    Entry,
+    Gateway,
+    Inside,
+    Published,
+)
+from relaygate.cli.questions import Answers, ask_all
 from relaygate.cli.render import dmz_folder, internal_folder
 from relaygate.config import ConfigError, printable
 from relaygate.config.dmz import build_dmz
@@ -48,6 +57,9 @@ examples:
       --service sftp=ssh,22,sftp.private.example:22
   relaygate init site --node node-b        later: adds an internal node to it
   relaygate init site --service ftps=ftps,990,ftp.private.example:21 --public-address 203.0.113.7
+  relaygate init site --service web=https,443,web.private.example:80
+  relaygate init site --entry out=socks5,1080,sftp.partner.example:22
+  relaygate init site --entry bank=tcp,0.0.0.0:2200,sftp.bank.example:22 --entry-allow 10.0.0.0/24
 
 Exit status: 0 done; 2 nothing was done, and why.
 """
@@ -84,7 +96,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="append",
         default=[],
         metavar="NAME=PROTOCOL,PORT,BACKEND",
-        help="what is published: its protocol, the port in the DMZ, and the servers inside",
+        help="what is published: its protocol (ssh, ftp, ftps, http, https, tls, tcp), the port in "
+        "the DMZ, and the servers inside",
+    )
+    parser.add_argument(
+        "--entry",
+        action="append",
+        default=[],
+        metavar="NAME=PROTOCOL,[HOST:]PORT,DESTINATION",
+        help="where programs inside may go out to: its protocol (socks5, http-connect, tcp, ftp), "
+        "where they connect to on the internal node (this machine alone without HOST), and where "
+        "it leads",
+    )
+    parser.add_argument(
+        "--entry-allow",
+        action="append",
+        default=[],
+        metavar="NETWORK",
+        help="who may use entries that other machines reach",
     )
     parser.add_argument("--public-address", help="the DMZ's address as FTP partners see it")
     parser.add_argument("--passive-ports", metavar="FIRST-LAST", help="for FTP's data connections")
@@ -128,42 +157,32 @@ def _plan(
     arguments: argparse.Namespace, before: Deployment, ask: Callable[[str], str]
 ) -> Deployment:
     """What is asked for, by flags or, without any and on a terminal, by questions."""
-    gateways, nodes, services = arguments.gateway, arguments.node, arguments.service
-    public = arguments.public_address
-    if not (gateways or nodes or services or before.gateways) and sys.stdin.isatty():
-        gateways, nodes, services, public = _questions(ask)
-    changes = {
+    told = Answers(
+        [Gateway.parse(text, "dmz") for text in arguments.gateway],
+        [Inside.parse(text) for text in arguments.node],
+        [Published.parse(text) for text in arguments.service],
+        [Entry.parse(text) for text in arguments.entry],
+        arguments.entry_allow,
+        arguments.public_address or "",
+    )
+    nothing = not (told.gateway or told.node or told.service or told.entry)
+    if nothing and not before.gateways and sys.stdin.isatty():
+        told = ask_all(ask, print)
+    changes: dict[str, Any] = {
         name: value
         for name, value in (
-            ("public_address", public),
+            ("public_address", told.public_address),
             ("passive_ports", arguments.passive_ports),
             ("prefix", arguments.prefix),
         )
         if value
     }
+    changes["entry_allow"] = tuple(dict.fromkeys((*before.entry_allow, *told.entry_allow)))
     plan = dataclasses.replace(before, **changes).grown(
-        tuple(Gateway.parse(text, "dmz") for text in gateways),
-        tuple(Inside.parse(text) for text in nodes),
-        tuple(Published.parse(text) for text in services),
+        tuple(told.gateway), tuple(told.node), tuple(told.service), tuple(told.entry)
     )
     plan.check()
     return plan
-
-
-def _questions(ask: Callable[[str], str]) -> tuple[list[str], list[str], list[str], str]:
-    """Ask for a first deployment; an empty answer takes what stands in brackets."""
-    gateway = ask("Where do internal nodes reach the DMZ node? HOST:PORT [192.0.2.10:7443] ")
-    nodes = ask("Which internal nodes? NAME=ADDRESS, divided by blanks [node-a] ")
-    services, public = [], ""
-    print("What is to be published? NAME=PROTOCOL,PORT,BACKEND; an empty line ends it.")
-    print("  PROTOCOL: ssh (SFTP, SCP), ftp, ftps, tls (unopened), tcp")
-    print("  as in: sftp=ssh,22,sftp.private.example:22")
-    while text := ask("service: ").strip():
-        services.append(text)
-        Published.parse(text)
-    if any(Published.parse(text).opened for text in services):
-        public = ask("The DMZ's address as FTP partners see it [the one they reach] ").strip()
-    return [gateway.strip() or "192.0.2.10:7443"], nodes.split() or ["node-a"], services, public
 
 
 @dataclass
@@ -316,11 +335,19 @@ def _tell(plan: Deployment, site: _Site) -> None:
         print(f"{folder}: nothing to do")
         return
     print("\nnext:")
-    for name in [*(each.name for each in plan.gateways), *(each.name for each in plan.nodes)]:
-        what = "DMZ" if name in {each.name for each in plan.gateways} else "internal"
-        print(f"  scp -r {folder}/{name} root@{name}:    # the {what} node's machine")
-        print(f"  ssh root@{name} sh {name}/install.sh")
+    print("  # for machines without relaygate: pip wheel --wheel-dir wheels CHECKOUT, and put the")
+    print("  # folder wheels into each of these")
+    machines = [
+        (each.name, HostPort.parse(each.address).host, "DMZ") for each in plan.gateways
+    ] + [(each.name, each.address or each.name, "internal") for each in plan.nodes]
+    for name, host, what in machines:
+        print(f"  scp -r {folder}/{name} root@{host}:    # the {what} node's machine")
+        print(f"  ssh root@{host} sh {name}/install.sh")
     print(f"\nThe firewall between them: {folder}/{plan.gateways[0].name}/FIREWALL.txt")
     print(f"Keep {folder}/{_CA}/ca.key here, or in a safer place, and on no node.")
-    if any(service.opened for service in plan.services):
-        print("FTP's certificates are self-signed: before partners come, put real ones there.")
+    opened = [service.name for service in plan.services if service.opened]
+    if opened:
+        print(
+            f"The certificates of {', '.join(opened)} are self-signed, for a first try: before "
+            "partners come, put real ones there."
+        )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 from relaygate.addresses import HostPort
-from relaygate.cli.deployment import Deployment, Gateway, Inside, Published
+from relaygate.cli.deployment import Deployment, Entry, Gateway, Inside, Published
+from relaygate.cli.firewall import dmz_rules, firewall_words, internal_rules
 from relaygate.cli.units import CONFIG_FOLDER, unit, unit_name
 from relaygate.identity import Role
 
-__all__ = ["dmz_folder", "firewall_words", "internal_folder"]
+__all__ = ["dmz_folder", "internal_folder"]
 
-_CHANNEL = "uplinks and data channels (TLS 1.3, and data channels that begin with RLGC)"
+_PRIVILEGED = 1024
 
 
 def dmz_folder(plan: Deployment, gateway: Gateway) -> dict[str, str]:
@@ -19,7 +20,7 @@ def dmz_folder(plan: Deployment, gateway: Gateway) -> dict[str, str]:
     return {
         "dmz.toml": _dmz_toml(plan, gateway),
         unit_name(Role.DMZ): unit(Role.DMZ, prefix=plan.prefix),
-        "firewall.nft": _dmz_nft(plan, gateway),
+        "firewall.nft": dmz_rules(plan, gateway),
         "FIREWALL.txt": firewall_words(plan),
         "install.sh": _install(plan, Role.DMZ, gateway.name, "dmz.toml", ()),
     }
@@ -27,10 +28,11 @@ def dmz_folder(plan: Deployment, gateway: Gateway) -> dict[str, str]:
 
 def internal_folder(plan: Deployment, node: Inside) -> dict[str, str]:
     """The files of an internal node's folder, likewise."""
+    low = any(HostPort.parse(each.listen).port < _PRIVILEGED for each in plan.entries)
     return {
         "internal.toml": _internal_toml(plan, node),
-        unit_name(Role.INTERNAL): unit(Role.INTERNAL, prefix=plan.prefix),
-        "firewall.nft": _internal_nft(plan),
+        unit_name(Role.INTERNAL): unit(Role.INTERNAL, prefix=plan.prefix, low_ports=low),
+        "firewall.nft": internal_rules(plan),
         "FIREWALL.txt": firewall_words(plan),
         "install.sh": _install(
             plan, Role.INTERNAL, node.name, "internal.toml", tuple(_certified(plan))
@@ -54,9 +56,9 @@ ca = "ca.pem"
 
 def _dmz_toml(plan: Deployment, gateway: Gateway) -> str:
     rules = [each.listen for each in plan.services]
-    if any(each.opened for each in plan.services):
+    if any(each.ftp for each in plan.services):
         for host in dict.fromkeys(
-            HostPort.parse(each.listen).host for each in plan.services if each.opened
+            HostPort.parse(each.listen).host for each in plan.services if each.ftp
         ):
             shown = f"[{host}]" if ":" in host else host
             rules.append(f"{shown}:{plan.passive_ports}")
@@ -76,10 +78,21 @@ nodes = {_toml(nodes)}
     }.
 [policy]
 listen = {_toml(list(dict.fromkeys(rules)))}
-
+{_connect(plan)}
 # To standard output, which systemd takes into its journal.
 [log]
 format = "text"
+"""
+
+
+def _connect(plan: Deployment) -> str:
+    """The line of the policy about the way out, where there is one."""
+    places = list(dict.fromkeys(place for each in plan.entries for place in each.destinations))
+    if not places:
+        return ""
+    return f"""\
+# Where connections of programs inside may go, which internal nodes ask for.
+connect = {_toml(places)}
 """
 
 
@@ -109,6 +122,7 @@ name = {_toml(gateway.name)}
         for gateway in plan.gateways
     )
     parts.extend(_service_toml(plan, service) for service in plan.services)
+    parts.extend(_entry_toml(plan, entry) for entry in plan.entries)
     return "\n".join(parts)
 
 
@@ -123,6 +137,22 @@ backends = {_toml(list(service.backends))}
 """
     if not service.opened:
         return text
+    text = f"""\
+{text}
+# The certificate that partners are shown. The one that lies here was made by "relaygate init" for a
+# first try and signed by itself: put one of an authority that your partners trust in its place.
+[service.tls]
+certificate = "service-{service.name}.pem"
+key = "service-{service.name}.key"
+"""
+    if not service.ftp:
+        return f"""\
+{text}
+# Backends are asked in plain HTTP. Those that want TLS:
+#[service.backend_tls]
+#mode = "on"
+#ca = "the-ca-of-the-backends.pem"
+"""
     public = (
         f"""\
 # What the answer to PASV says: the DMZ's address as partners see it.
@@ -136,151 +166,38 @@ public_address = {_toml(plan.public_address)}
     )
     return f"""\
 {text}
-# The certificate that partners are shown. The one that lies here was made by "relaygate init" for a
-# first try and signed by itself: put one of an authority that your partners trust in its place.
-[service.tls]
-certificate = "service-{service.name}.pem"
-key = "service-{service.name}.key"
-
 [service.ftp]
 # Where the ports of data connections are drawn from.
 passive_ports = {_toml(plan.passive_ports)}
 {public}"""
 
 
-def _ports(plan: Deployment) -> list[str]:
-    ports = sorted({HostPort.parse(each.listen).port for each in plan.services})
-    spans = [str(port) for port in ports]
-    if any(each.opened for each in plan.services):
-        spans.append(plan.passive_ports)
-    return spans
-
-
-def _sources(plan: Deployment) -> dict[str, list[str]]:
-    """The internal nodes' addresses, by the word that nftables has for their family."""
-    found: dict[str, list[str]] = {}
-    for node in plan.nodes:
-        if node.address:
-            found.setdefault("ip6" if ":" in node.address else "ip", []).append(node.address)
-    return found
-
-
-def _dmz_nft(plan: Deployment, gateway: Gateway) -> str:
-    port = HostPort.parse(gateway.address).port
-    sources = _sources(plan)
-    known = all(node.address for node in plan.nodes)
-    rules = [
-        f"        tcp dport {port} {family} saddr {{ {', '.join(found)} }} accept"
-        for family, found in sources.items()
-    ]
-    if known:
-        rules.append(f"        tcp dport {port} drop")
-    else:
-        rules.append(
-            "        # The internal nodes' addresses are not known: name them, "
-            "--node NAME=ADDRESS, and make this anew.\n"
-            f"        tcp dport {port} accept"
-        )
-    back = [
-        f"        {family} daddr {{ {', '.join(found)} }} ct state new reject"
-        for family, found in sources.items()
-    ]
-    return f"""\
-#!/usr/sbin/nft -f
-# DMZ node {gateway.name}: rules in a table of their own, which leaves all other rules as they are.
-# Loading it twice changes nothing. A firewall that drops by default needs its own accept rules.
-table inet relaygate
-delete table inet relaygate
-table inet relaygate {{
-    chain input {{
-        type filter hook input priority filter; policy accept;
-        # Uplinks and data channels: internal nodes alone.
-{chr(10).join(rules)}
-        # Partners: the services' listeners{
-        " and FTP's data connections" if "-" in _ports(plan)[-1] else ""
-    }.
-        tcp dport {{ {", ".join(_ports(plan))} }} accept
-    }}
-    chain output {{
-        type filter hook output priority filter; policy accept;
-        # Nothing is opened from here towards the inside.
-{chr(10).join(back) or "        # (the internal nodes' addresses are not known)"}
-    }}
-}}
+def _entry_toml(plan: Deployment, entry: Entry) -> str:
+    leads = f"target = {_toml(entry.destinations[0])}"
+    if not entry.fixed:
+        leads = f"destinations = {_toml(list(entry.destinations))}"
+    text = f"""\
+# The way out: programs inside connect to "listen" of this node, and the DMZ node dials for them.
+# Its policy.connect has to permit the same.
+[[forward]]
+name = {_toml(entry.name)}
+protocol = {_toml(entry.protocol)}
+listen = {_toml(entry.listen)}
+{leads}
 """
-
-
-def _internal_nft(plan: Deployment) -> str:
-    ports = sorted({str(HostPort.parse(gateway.address).port) for gateway in plan.gateways})
-    addresses: dict[str, list[str]] = {}
-    for gateway in plan.gateways:
-        literal = HostPort.parse(gateway.address).literal
-        if literal is not None:
-            addresses.setdefault("ip6" if literal.version == 6 else "ip", []).append(str(literal))
-    refused = [
-        f"        {family} saddr {{ {', '.join(found)} }} ct state new drop"
-        for family, found in addresses.items()
-    ]
-    return f"""\
-#!/usr/sbin/nft -f
-# An internal node: it only dials out, to tcp port {" ".join(ports)} of the DMZ nodes and to its
-# backends, so it needs no port open. These rules hold the DMZ to that.
-table inet relaygate
-delete table inet relaygate
-table inet relaygate {{
-    chain input {{
-        type filter hook input priority filter; policy accept;
-        # Nothing comes from the DMZ but answers.
-{chr(10).join(refused) or "        # (the DMZ nodes' addresses are names: put them here)"}
-    }}
-}}
+    if entry.open_to_others:
+        text += f"""\
+# Whose programs may use it.
+allow = {_toml(list(plan.entry_allow))}
 """
-
-
-def firewall_words(plan: Deployment) -> str:
-    """Who dials whom, for those who run the firewalls."""
-    nodes = ", ".join(
-        f"{node.name} ({node.address})" if node.address else node.name for node in plan.nodes
-    )
-    lines = [
-        "Who dials whom. All of it is TCP, and that is all: everything else may be dropped,",
-        "above all whatever the DMZ would open towards the private network.",
-        "",
-    ]
-    for gateway in plan.gateways:
-        lines += [
-            f"from  internal nodes: {nodes}",
-            f"to    DMZ node {gateway.name}: {gateway.address}",
-            f"for   {_CHANNEL}",
-            "",
-        ]
-    for service in plan.services:
-        port = HostPort.parse(service.listen).port
-        lines += [
-            "from  partners, the Internet",
-            f"to    the DMZ: port {port}",
-            f"for   service {service.name} ({service.protocol})",
-            "",
-        ]
-        if service.opened:
-            lines += [
-                "from  partners, the Internet",
-                f"to    the DMZ: ports {plan.passive_ports}",
-                f"for   data connections of {service.name}, passive mode",
-                "",
-                "from  the DMZ",
-                "to    partners: port 1024 and up (may stay closed: then there is no active mode)",
-                f"for   data connections of {service.name}, active mode",
-                "",
-            ]
-        lines += [
-            f"from  internal nodes: {nodes}",
-            f"to    {', '.join(service.backends)}",
-            f"for   service {service.name}",
-            "",
-        ]
-    lines += ["from  the DMZ", "to    the private network: nothing, ever", ""]
-    return "\n".join(lines)
+    if entry.protocol == "ftp":
+        text += """
+# The partner is spoken to in plain FTP. For FTPS:
+#[forward.partner_tls]
+#mode = "explicit"
+#ca = "/etc/ssl/certs/ca-certificates.crt"
+"""
+    return text
 
 
 def _install(

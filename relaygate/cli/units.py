@@ -118,13 +118,19 @@ def unit_name(role: Role) -> str:
     return f"relaygate-{role.value}.service"
 
 
-def unit(role: Role, prefix: str = PREFIX, folder: str = CONFIG_FOLDER) -> str:
-    """The unit of a node of *role*, installed in *prefix* and configured in *folder*."""
+def unit(
+    role: Role, prefix: str = PREFIX, folder: str = CONFIG_FOLDER, *, low_ports: bool = False
+) -> str:
+    """
+    The unit of a node of *role*, installed in *prefix* and configured in *folder*.
+
+    With *low_ports* an internal node may open ports below 1024, as a DMZ node may.
+    """
     return _UNIT.format(
         file=unit_name(role),
         what=_TITLES[role],
         program=unit_name(role).removesuffix(".service"),
         prefix=prefix,
         config=f"{folder}/{_FILES[role]}",
-        capabilities=_CAPABILITIES[role],
+        capabilities=_CAPABILITIES[Role.DMZ if low_ports else role],
     )

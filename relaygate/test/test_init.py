@@ -13,6 +13,7 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from relaygate.cli.units import unit_name
 from relaygate.config import load_dmz, load_internal
 from relaygate.identity import Role, load_identity
 from relaygate.test.ftpservers import PASSWORD, Offer, PyFTPd
@@ -24,6 +25,9 @@ from relaygate.test.test_cli import call
 SFTP = ("--service", "sftp=ssh,22,sftp.private.example:22")
 FIRST = ("--gateway", "192.0.2.10:7443", "--node", "node-a=10.0.0.5", *SFTP)
 FTPS = ("--service", "ftps=ftps,990,ftp.private.example:21", "--public-address", "203.0.113.7")
+OUT = ("--entry", "out=socks5,0.0.0.0:1080,sftp.partner.example:22")
+OUT += ("--entry-allow", "10.0.0.0/24")
+UNIT = unit_name(Role.INTERNAL)
 
 # The script changes /etc: a copy of it, that only this process sees, is laid over the real one.
 _OWN_ETC = """
@@ -141,14 +145,20 @@ class InitTests(SynchronousTestCase):
             ((*FIRST, "--service", 'x"=ssh,23,h.example:22'), "--service"),
             ((*FIRST, *FTPS, "--passive-ports", "9-8"), "--passive-ports"),
             ((*FIRST, *FTPS, "--public-address", '"'), "--public-address"),
+            ((*FIRST, "--entry", "x=tcp,22"), "--entry"),
+            ((*FIRST, "--entry", "x=tcp,22,a.example:22,b.example:22"), "one server"),
+            ((*FIRST, "--entry", "x=gopher,70,a.example:70"), "protocol"),
+            ((*FIRST, "--entry", "x=socks5,0.0.0.0:1080,a.example:22"), "--entry-allow"),
+            ((*FIRST, *OUT, "--entry-allow", "10.0.0.1/8"), "allow"),
         ):
             self.assertIn(word, self.refused(*flags), flags)
         self.assertFalse(self.site.exists())
-        self.init(*FIRST)
+        self.init(*FIRST, *OUT)
         for flags in (
             ("--service", "sftp=ssh,22,other.private.example:22"),
             ("--gateway", "192.0.2.99:7443"),
             ("--node", "node-a=10.0.0.99"),
+            ("--entry", "out=socks5,1080,other.example:22"),
         ):
             self.assertIn("already", self.refused(*flags))
 
@@ -163,16 +173,84 @@ class InitTests(SynchronousTestCase):
 
     def test_questions(self) -> None:
         """On a terminal it asks, and what it is told leads to the same files."""
-        answers = iter(["", "node-a=10.0.0.5", "sftp=ssh,22,sftp.private.example:22", ""])
+        told = self.asked(
+            *("here", ""),  # what cannot be understood is told, and asked for again
+            "node-a=10.0.0.5",
+            *("sftp=ssh,22", "sftp=ssh,22,sftp.private.example:22"),
+            *("ftps=ftps,990,ftp.private.example:21", ""),
+            "203.0.113.7",
+            *("out=socks5,0.0.0.0:1080,sftp.partner.example:22", ""),
+            *("10.0.0.1/24", "10.0.0.0/24"),
+        )
+        for word in ("--gateway", "--service", "10.0.0.1/24"):
+            self.assertIn(word, told)
+        asked = json.loads((self.site / "deployment.json").read_text())
+        shutil.rmtree(self.site)
+        self.init(*FIRST, *FTPS, *OUT)
+        self.assertEqual(asked, json.loads((self.site / "deployment.json").read_text()))
+
+    def asked(self, *words: str) -> str:
+        """Run it on a terminal where *words* are typed; what it says."""
+        answers = iter(words)
         with (
             mock.patch("sys.stdin.isatty", return_value=True),
             mock.patch("builtins.input", lambda _prompt: next(answers)),
         ):
-            self.init()
-        asked = json.loads((self.site / "deployment.json").read_text())
-        shutil.rmtree(self.site)
-        self.init(*FIRST)
-        self.assertEqual(asked, json.loads((self.site / "deployment.json").read_text()))
+            return self.init()
+
+    def test_questions_cut_short(self) -> None:
+        """The end of the input (Ctrl-D) makes nothing, and is told in a line."""
+        with (
+            mock.patch("sys.stdin.isatty", return_value=True),
+            mock.patch("builtins.input", side_effect=EOFError),
+        ):
+            self.assertIn("nothing was made", self.refused())
+        self.assertFalse(self.site.exists())
+
+    def test_way_out(self) -> None:
+        """Entries stand in the internal file, their destinations in the DMZ's; more come later."""
+        self.init(*FIRST, "--entry", "bank=tcp,2200,sftp.bank.example:22")
+        dmz, node = self.site / "dmz", self.site / "node-a"
+        keys = (node / "node-a.key").read_bytes()
+        self.assertIn("CapabilityBoundingSet=\n", (node / UNIT).read_text())
+        ftp = ("--entry", "ftp=ftp,127.0.0.1:21,ftp.partner.example:21")
+        self.init(*OUT, *ftp)
+        self.assertEqual((node / "node-a.key").read_bytes(), keys)
+        config = load_internal(node / "internal.toml")
+        self.assertEqual(
+            [(each.name, each.protocol, str(each.listen), each.allow) for each in config.forwards],
+            [
+                ("bank", "tcp", "127.0.0.1:2200", ()),
+                ("out", "socks5", "0.0.0.0:1080", ("10.0.0.0/24",)),
+                ("ftp", "ftp", "127.0.0.1:21", ()),
+            ],
+        )
+        rules = [str(rule) for rule in load_dmz(dmz / "dmz.toml").connect]
+        self.assertEqual(
+            rules, ["sftp.bank.example:22", "sftp.partner.example:22", "ftp.partner.example:21"]
+        )
+        # Port 21 of the node takes the one capability.
+        self.assertIn("CapabilityBoundingSet=CAP_NET_BIND_SERVICE\n", (node / UNIT).read_text())
+        words = (dmz / "FIREWALL.txt").read_text()
+        for part in (*rules, "10.0.0.0/24", "port 1080", "port 1024 and up there"):
+            self.assertIn(part, words)
+        self.assertIn("0.0.0.0:1080", (node / "firewall.nft").read_text())
+
+    def test_web(self) -> None:
+        """HTTPS is opened inside, with a certificate for a first try; "tls" passes unopened."""
+        web = ("--service", "web=https,443,web.private.example:80")
+        self.init(*FIRST, *web, "--service", "raw=tls,8443,raw.private.example:443")
+        node = self.site / "node-a"
+        opened, raw = load_internal(node / "internal.toml").services[1:]
+        assert opened.tls is not None
+        self.assertEqual(opened.tls.certificate.name, "service-web.pem")
+        self.assertIsNone(raw.tls)
+        self.assertEqual(call("check", str(node / "internal.toml"))[0], 0)
+        self.assertFalse((node / "service-raw.pem").exists())
+        # Neither has data connections.
+        rules = [str(rule) for rule in load_dmz(self.site / "dmz" / "dmz.toml").listen]
+        self.assertEqual(rules, ["0.0.0.0:22", "0.0.0.0:443", "0.0.0.0:8443"])
+        self.assertIn("service-web.key", (node / "install.sh").read_text())
 
     def test_firewall_rules(self) -> None:
         """The program nft takes both machines' rules, twice, in a network of their own."""

@@ -87,7 +87,7 @@ class InstallationTests(SynchronousTestCase):
         with tarfile.open(archive) as opened:
             held = {name.partition("/")[2] for name in opened.getnames()}
         wanted = {"setup.cfg", "pyproject.toml", "Makefile", "LICENSE", "README.md", ".ci/run"}
-        for folder in ("relaygate", "twisted", "etc", "docs"):
+        for folder in ("relaygate", "twisted", "etc", "docs", "bench"):
             wanted |= {
                 str(path.relative_to(source))
                 for path in (source / folder).rglob("*")
