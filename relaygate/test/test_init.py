@@ -25,8 +25,10 @@ from relaygate.test.test_cli import call
 SFTP = ("--service", "sftp=ssh,22,sftp.private.example:22")
 FIRST = ("--gateway", "192.0.2.10:7443", "--node", "node-a=10.0.0.5", *SFTP)
 FTPS = ("--service", "ftps=ftps,990,ftp.private.example:21", "--public-address", "203.0.113.7")
-OUT = ("--entry", "out=socks5,0.0.0.0:1080,sftp.partner.example:22")
-OUT += ("--entry-allow", "10.0.0.0/24")
+OUT = (
+    *("--entry", "out=socks5,0.0.0.0:1080,sftp.partner.example:22"),
+    *("--entry-allow", "10.0.0.0/24"),
+)
 UNIT = unit_name(Role.INTERNAL)
 
 # The script changes /etc: a copy of it, that only this process sees, is laid over the real one.
