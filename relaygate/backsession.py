@@ -20,7 +20,8 @@ from relaygate.admission import Caps, Counted, Tally
 from relaygate.backends import CONNECT_LIMIT_S, Backend, Backends
 from relaygate.dataway import DataWay
 from relaygate.errors import Refusal, TooMany, TurnedAway, UnknownService
-from relaygate.ftprelay import FTPRelay, FTPSettings
+from relaygate.ftprelay import FTPRelay
+from relaygate.ftpsettings import FTPFacts, FTPSettings
 from relaygate.gate import allows
 from relaygate.guard import Guard, Offence
 from relaygate.handshake import HandshakeFailed
@@ -323,23 +324,20 @@ class BackSession(WebSession):
         self._mapped.start()
 
     def _relay_ftp(self, service: Service, ftp: FTPSettings, outer: Leg, inner: Leg) -> None:
+        facts = FTPFacts(
+            session=self.start.session,
+            client=self.start.client[0],
+            reached=self.start.reached[0],
+            gateway=self._gateway,
+            backend=self._host,
+            settings=ftp,
+            key=service.key,
+            backend_tls=service.backend_tls,
+            idle_timeout_s=service.idle_timeout_s,
+            fields=self._fields(),
+        )
         self.relay = FTPRelay(
-            outer,
-            inner,
-            self._host,
-            ftp,
-            service.key,
-            service.backend_tls,
-            self._reactor,
-            self._shelf,
-            self._dataway,
-            self.start.session,
-            self.start.client[0],
-            self.start.reached[0],
-            self._gateway,
-            service.idle_timeout_s,
-            self._end,
-            self._fields(),
+            outer, inner, facts, self._reactor, self._shelf, self._dataway, self._end
         )
         self.relay.login_refused = lambda: self._offended(service, Offence.FTP_LOGIN)
         log_open(self.log, **self._fields())

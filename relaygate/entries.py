@@ -30,7 +30,8 @@ from relaygate.dataway import TransferFailed
 from relaygate.destinations import Destinations
 from relaygate.entrytalk import NoWish, Talk, Users, Wish, listen_to
 from relaygate.errors import NobodyCame, NotAllowed, Refusal, Stopping
-from relaygate.ftprelay import FTPRelay, FTPSettings
+from relaygate.ftprelay import FTPRelay
+from relaygate.ftpsettings import FTPFacts, FTPSettings
 from relaygate.legs import Leg
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.parting import part
@@ -248,24 +249,22 @@ class EntrySession:
         log_open(self.log, **self._fields())
         entry.tally.opened += 1
         if entry.ftp is not None:
-            self.relay = FTPRelay(
-                self._leg,
-                inner,
-                wanted.host,
-                entry.ftp,
-                entry.key,
-                entry.partner_tls,
-                around.reactor,
-                around.shelf,
-                self.found.link.dataway,
-                self.id,
-                self.client[0],
-                transfer.host,
-                self.gateway,
-                entry.idle_timeout_s,
-                self._end,
-                self._fields(),
+            facts = FTPFacts(
+                session=self.id,
+                client=self.client[0],
+                reached=transfer.host,
+                gateway=self.gateway,
+                backend=wanted.host,
+                settings=entry.ftp,
+                key=entry.key,
+                backend_tls=entry.partner_tls,
+                idle_timeout_s=entry.idle_timeout_s,
+                fields=self._fields(),
                 turned=True,
+            )
+            dataway = self.found.link.dataway
+            self.relay = FTPRelay(
+                self._leg, inner, facts, around.reactor, around.shelf, dataway, self._end
             )
             self.relay.start()
             return

@@ -6,15 +6,13 @@ from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
-
 from relaygate.addresses import HostPort
 from relaygate.admission import Caps
 from relaygate.config.forward import ForwardConfig, ForwardFTPConfig, UserConfig
 from relaygate.destinations import Destinations
 from relaygate.entries import Entry
 from relaygate.entrytalk import FixedTalk, ProxyTalk, SocksTalk, Talk, User, Users
-from relaygate.ftprelay import FTPSettings
+from relaygate.ftpsettings import FTPSettings, public_resolver
 from relaygate.identity import IdentityError, file_label, read_secret
 from relaygate.protocols.ftpeffects import BackendTLS, FTPPolicy, Use
 
@@ -90,12 +88,6 @@ def _user(entry: str, config: UserConfig) -> User:
 
 
 def _ftp(config: ForwardConfig, ftp: ForwardFTPConfig, reactor: Any) -> FTPSettings:
-    def resolve(host: str) -> Deferred[str]:
-        if HostPort(host, 0).literal is not None:
-            return succeed(host)
-        found: Deferred[str] = reactor.resolve(host)
-        return found
-
     partner = config.partner_tls
     return FTPSettings(
         policy=FTPPolicy(
@@ -110,7 +102,7 @@ def _ftp(config: ForwardConfig, ftp: ForwardFTPConfig, reactor: Any) -> FTPSetti
         ),
         kind=lambda protected: config.tls_channel(0, protected=protected),
         public=ftp.public_address,
-        resolve=resolve,
+        resolve=public_resolver(reactor),
         ports=ftp.active_ports or _ANY_PORTS,
         peers=(),
         source_port=0,

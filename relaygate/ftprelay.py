@@ -1,26 +1,23 @@
 """
 An FTP session, performed: the one file that does what :mod:`relaygate.protocols.ftpalg` asks.
 
-Two control connections (:mod:`relaygate.ftpcontrol`) and transfers (:mod:`relaygate.ftpdata`) feed
-the session; the effects that it answers with are performed here, in their order.
+Two control connections (:mod:`relaygate.ftpcontrol`) and transfers (:mod:`relaygate.ftptransfers`)
+feed the session; the effects that it answers with are performed here, in their order.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-from OpenSSL import SSL
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from relaygate.dataway import DataWay
 from relaygate.ftpcontrol import ControlEnd, Event
-from relaygate.ftpdata import DataPaths, FTPData, Seen
-from relaygate.ftpways import Direct, ThroughGateway
+from relaygate.ftpsettings import FTPFacts
+from relaygate.ftptransfers import FTPTransfers
 from relaygate.legs import Leg
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.parting import part
@@ -28,7 +25,6 @@ from relaygate.performers import Performers
 from relaygate.pipes import PipeShelf
 from relaygate.protocols.ftp import Reply
 from relaygate.protocols.ftpalg import FTPSession
-from relaygate.protocols.ftpeffects import BackendTLS as PolicyTLS
 from relaygate.protocols.ftpeffects import (
     BounceRefused,
     CloseData,
@@ -36,7 +32,6 @@ from relaygate.protocols.ftpeffects import (
     DialBackendData,
     Effect,
     EndSession,
-    FTPPolicy,
     ListenBackendData,
     LoginSeen,
     OpenPassive,
@@ -48,8 +43,7 @@ from relaygate.protocols.ftpeffects import (
     TransferSeen,
     Wait,
 )
-from relaygate.servicekeys import ServiceKey
-from relaygate.servicetls import BackendTLS, SessionTLS
+from relaygate.servicetls import SessionTLS
 from relaygate.sessionlog import log_event
 from relaygate.tls import PeerNotAllowed
 
@@ -72,43 +66,15 @@ LIMITS_S = {
 # RFC 959 section 4.2.2; some servers say 430.
 _LOGIN_REFUSED = (430, 530)
 
-
-@dataclass(frozen=True)
-class FTPSettings:
-    """
-    What a service says about its FTP sessions.
-
-    *kind* says which kind of channel carries a client's data connection, protected or not; *public*
-    gives the address or name to advertise to who came through a gateway, or None for the address
-    that the client reached; *resolve* turns a name into an IPv4 address.
-    """
-
-    policy: FTPPolicy
-    kind: Callable[[bool], bool]
-    public: Callable[[str], str | None]
-    resolve: Callable[[str], Deferred[str]]
-    ports: tuple[int, int]
-    peers: Sequence[str]
-    source_port: int
-    resume: str
-    lenient: bool
-    telnet: bool
-
-
 _EFFECTS = Performers()
 
 
 class FTPRelay:
     """
-    Joins *outer*, the client's control leg, and *inner*, that of the backend called *name*.
+    Joins *outer*, the client's control leg, and *inner*, that of the backend, in the session that
+    *facts* are about.
 
-    *key* is what the client is shown, and *backend_tls* how the backend is spoken to, where TLS is
-    used at all; *client* and *reached* are the addresses of the client and of
-    what it reached, as the gateway has them; *done* is called once with the outcome, when both
-    control connections are closed; *fields* stand in every line of the log.
-
-    With *turned* the client is near and the backend beyond the DMZ: *reached* is then the address
-    from which the DMZ node has dialled it.
+    *done* is called once with the outcome, when both control connections are closed.
     """
 
     log = Logger()
@@ -117,75 +83,43 @@ class FTPRelay:
         self,
         outer: Leg,
         inner: Leg,
-        name: str,
-        settings: FTPSettings,
-        key: ServiceKey | None,
-        backend_tls: BackendTLS | None,
+        facts: FTPFacts,
         reactor: Any,
         shelf: PipeShelf,
         dataway: DataWay,
-        session: str,
-        client: str,
-        reached: str,
-        gateway: str,
-        idle_timeout_s: float | None,
         done: Callable[[Outcome], None],
-        fields: dict[str, object],
-        *,
-        turned: bool = False,
     ) -> None:
         # Called each time that the backend refuses a login.
         self.login_refused: Callable[[], object] = lambda: None
         self._reactor = reactor
-        self._settings = settings
-        self._reached = reached
-        self._gateway = gateway
-        self._name = name
+        self._name = facts.backend
         self._done = done
-        self._fields = fields
-        self._limits = LIMITS_S | {Wait.COMMAND: idle_timeout_s or IDLE_LIMIT_S}
-        self._client_tls = SessionTLS(key) if key else None
-        self._backend_tls = backend_tls
-        self._client = ControlEnd(self, outer, settings.telnet)
+        self._fields = facts.fields
+        self._limits = LIMITS_S | {Wait.COMMAND: facts.idle_timeout_s or IDLE_LIMIT_S}
+        self._client_tls = SessionTLS(facts.key) if facts.key else None
+        self._backend_tls = facts.backend_tls
+        self._client = ControlEnd(self, outer, facts.settings.telnet)
         self._backend = ControlEnd(self, inner, None)
-        public = settings.public(gateway)
+        public = facts.public
         self._session = FTPSession(
-            settings.policy,
-            client,
+            facts.settings.policy,
+            facts.client,
             # Who is near knows the near network, and a partner's addresses are no secret of ours.
-            hidden=() if turned else {inner.getHost().host, inner.getPeer().host},
-            shown=reached if public is None else public,
+            hidden=() if facts.turned else {inner.getHost().host, inner.getPeer().host},
+            shown=facts.reached if public is None else public,
         )
-        far = ThroughGateway(
+        self._transfers = FTPTransfers(
+            facts,
+            outer,
+            inner,
+            self._client_tls,
+            reactor,
+            shelf,
             dataway,
-            session,
-            settings.kind,
-            self._shown,
-            settings.ports,
-            settings.peers,
-            settings.source_port,
+            self._session,
+            self._feed,
         )
-        policy = settings.policy
-        self.seen = Seen()
-        self._paths = DataPaths(
-            reactor=reactor,
-            shelf=shelf,
-            session=session,
-            client=Direct(reactor, outer) if turned else far,
-            backend=far if turned else Direct(reactor, inner),
-            backend_protected=policy.backend_data and policy.backend is not PolicyTLS.OFF,
-            control=inner,
-            client_tls=self._client_tls,
-            resume=settings.resume,
-            lenient=settings.lenient,
-            backend_tls=self._backend_tls,
-            backend_name=name,
-            control_session=self._control_session,
-            seen=self.seen,
-        )
-        self._transfers: dict[int, FTPData] = {}
-        # The one that was given back last: its figures are still to be told.
-        self._given_back: FTPData | None = None
+        self.seen = self._transfers.seen
         self._effects: deque[Effect] = deque()
         self._performing = False
         self._limit: IDelayedCall | None = None
@@ -193,7 +127,6 @@ class FTPRelay:
         self._outcome: Outcome | None = None
         self._ended = False
         self._legs_left = 2
-        self._resumable: SSL.Session | None = None
 
     @property
     def bytes_in(self) -> int:
@@ -330,31 +263,29 @@ class FTPRelay:
 
     @_EFFECTS.of(OpenPassive)
     def _(self, effect: OpenPassive) -> None:
-        self._data(effect.transfer).open_passive(effect.protected)
+        self._transfers.of(effect.transfer).open_passive(effect.protected)
 
     @_EFFECTS.of(DialActive)
     def _(self, effect: DialActive) -> None:
-        self._data(effect.transfer).dial_active(effect.port, effect.protected)
+        self._transfers.of(effect.transfer).dial_active(effect.port, effect.protected)
 
     @_EFFECTS.of(DialBackendData)
     def _(self, effect: DialBackendData) -> None:
-        self._data(effect.transfer).dial_backend(effect.port)
+        self._transfers.of(effect.transfer).dial_backend(effect.port)
 
     @_EFFECTS.of(ListenBackendData)
     def _(self, effect: ListenBackendData) -> None:
-        self._data(effect.transfer).listen_backend()
+        self._transfers.of(effect.transfer).listen_backend()
 
     @_EFFECTS.of(StartData)
     def _(self, effect: StartData) -> None:
-        self._data(effect.transfer).start(
+        self._transfers.of(effect.transfer).start(
             effect.direction, effect.client_protected, effect.backend_protected
         )
 
     @_EFFECTS.of(CloseData)
     def _(self, effect: CloseData) -> None:
-        self._given_back = self._transfers.pop(effect.transfer, None)
-        if self._given_back is not None:
-            self._given_back.close(abort=effect.abort)
+        self._transfers.close(effect.transfer, abort=effect.abort)
 
     @_EFFECTS.of(LoginSeen)
     def _(self, effect: LoginSeen) -> None:
@@ -373,7 +304,7 @@ class FTPRelay:
 
     @_EFFECTS.of(TransferSeen)
     def _(self, effect: TransferSeen) -> None:
-        data = self._transfers.pop(effect.transfer, None) or self._given_back
+        data = self._transfers.told(effect.transfer)
         log_event(
             self.log,
             "transfer",
@@ -409,9 +340,7 @@ class FTPRelay:
             self._login_limit.cancel()
         if self._outcome is None:
             self._outcome = Outcome(Cause(effect.end.value), Phase.RELAY, effect.detail)
-        for data in self._transfers.values():
-            data.close(abort=True)
-        self._transfers.clear()
+        self._transfers.abort()
         for end in (self._client, self._backend):
             part(end.let_go(), b"", self._reactor, self._gone)
 
@@ -420,30 +349,6 @@ class FTPRelay:
         if self._legs_left == 0:
             assert self._outcome is not None
             self._done(self._outcome)
-
-    # -- transfers ------------------------------------------------------------------------------
-
-    def _data(self, number: int) -> FTPData:
-        data = self._transfers.get(number)
-        if data is None:
-            data = FTPData(self._paths, number, self._session, self._feed)
-            self._transfers[number] = data
-        return data
-
-    def _shown(self) -> Deferred[str]:
-        public = self._settings.public(self._gateway)
-        return self._settings.resolve(self._reached if public is None else public)
-
-    def _control_session(self) -> SSL.Session | None:
-        """
-        The session of the backend's control connection.
-
-        Under TLS 1.3 it comes in a ticket behind the handshake; the replies to the login were read
-        behind that, so it is there when the first transfer begins (RFC 8446, section 4.6.1).
-        """
-        if self._resumable is None and self._backend.leg.tls is not None:
-            self._resumable = self._backend.leg.tls.get_session()
-        return self._resumable
 
 
 def _text(data: bytes) -> str:
