@@ -132,6 +132,8 @@ def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
+            # After a measure of new sessions most ports are those of connections that are over.
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             each.bind((HOST, 0))
         return [each.getsockname()[1] for each in sockets]
 
