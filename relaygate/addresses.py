@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 __all__ = ["AddressError", "HostPort", "ListenRule", "canonical_name", "host_name", "service_name"]
 
@@ -65,10 +66,8 @@ class HostPort:
     @property
     def literal(self) -> Literal | None:
         """The host as an IP address, or None when it is a name."""
-        try:
-            return _literal(self.host)
-        except AddressError:
-            return None
+        found = _read(self.host)
+        return None if isinstance(found, str) else found
 
     def __str__(self) -> str:
         return f"{_bracketed(self.host)}:{self.port}"
@@ -188,16 +187,26 @@ def _host(text: str, *, numeric: bool) -> str:
 
 
 def _literal(text: str) -> Literal:
+    found = _read(text)
+    if isinstance(found, str):
+        raise AddressError(found)
+    return found
+
+
+# A session asks for the same few again and again, and each costs as much as a message's tag.
+@lru_cache(maxsize=1024)
+def _read(text: str) -> Literal | str:
+    """The address that *text* is, or what is wrong with it."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        raise AddressError("not an IP address") from None
+        return "not an IP address"
     if isinstance(address, ipaddress.IPv6Address):
         # Listening on [::ffff:0.0.0.0] opens IPv4, which a rule for [::] does not permit.
         if address.ipv4_mapped is not None:
-            raise AddressError("an IPv4 address is written as one, without ::ffff:")
+            return "an IPv4 address is written as one, without ::ffff:"
         if address.scope_id is not None:
-            raise AddressError("an IPv6 address with a zone (%...) cannot be used")
+            return "an IPv6 address with a zone (%...) cannot be used"
     return address
 
 

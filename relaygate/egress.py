@@ -40,7 +40,7 @@ from relaygate.listeners import INode
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.passive import PassivePorts
 from relaygate.pipes import PipeShelf
-from relaygate.resolver import NotResolved, is_own, resolve, source_towards
+from relaygate.resolver import NotResolved, Routes, resolve, source_towards
 from relaygate.sessionlog import log_end, log_event, log_open
 from relaygate.transfers import Control, Transfer, Transfers
 
@@ -82,7 +82,8 @@ class Egress:
         self.counted = Counted(caps)
         self.pending = Counted(Caps(0, MAX_PENDING))
         self.resolve: Resolve = lambda name, limit_s: resolve(reactor, name, limit_s)
-        self.is_own = is_own
+        self._routes = Routes()
+        self.is_own = self._routes.is_own
         self.refused = Throttle(reactor.seconds)
         self._all: dict[tuple[str, int], _Outward] = {}
 
@@ -165,6 +166,7 @@ class Egress:
         """The DMZ node stops."""
         for outward in list(self._all.values()):
             outward.abort(Cause.SHUTDOWN, detail)
+        self._routes.close()
 
 
 class _Outward:

@@ -83,26 +83,59 @@ def source_towards(address: str) -> str | None:
             return None
 
 
-def is_own(address: str) -> bool:
+class Routes:
     """
-    Whether *address*, a literal, is one of this machine's, as the kernel would route to it.
+    The kernel's own table of routes, which is asked by netlink (rtnetlink(7)).
 
-    It is asked by netlink (rtnetlink(7)), since its other answers differ with a machine's second
-    addresses.  What it does not answer counts as an own one.
+    One socket serves all questions: to open one for each costs more than the question.  Nothing of
+    what it answers is kept, since a machine's addresses change.
     """
-    packed = ip_address(address).packed
-    family = socket.AF_INET6 if len(packed) == 16 else socket.AF_INET
-    attribute = struct.pack("=HH", 4 + len(packed), _RTA_DST) + packed
-    body = struct.pack("=8BI", family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0) + attribute
-    head = struct.pack("=IHHII", _HEAD_BYTES + len(body), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0)
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as skt:
-            skt.send(head + body)
-            answer = skt.recv(65536)
-    except OSError:
-        return True
-    (kind,) = struct.unpack_from("=H", answer, 4)
-    if kind == _NLMSG_ERROR:
-        # There is no way to it: nor is it here.
-        return False
-    return answer[_HEAD_BYTES + 7] != _RTN_UNICAST
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._number = 0
+
+    def is_own(self, address: str) -> bool:
+        """
+        Whether *address*, a literal, is one of this machine's, as the kernel would route to it.
+
+        Its other answers differ with a machine's second addresses.  What it does not answer counts
+        as an own one.
+        """
+        packed = ip_address(address).packed
+        family = socket.AF_INET6 if len(packed) == 16 else socket.AF_INET
+        attribute = struct.pack("=HH", 4 + len(packed), _RTA_DST) + packed
+        body = struct.pack("=8BI", family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0) + attribute
+        try:
+            answer = self._ask(_RTM_GETROUTE, body)
+        except OSError:
+            # Whatever is wrong with it, the next one asks by another.
+            self.close()
+            return True
+        (kind,) = struct.unpack_from("=H", answer, 4)
+        if kind == _NLMSG_ERROR:
+            # There is no way to it: nor is it here.
+            return False
+        return answer[_HEAD_BYTES + 7] != _RTN_UNICAST
+
+    def _ask(self, question: int, body: bytes) -> bytes:
+        """The kernel's answer, which is there when the question has gone out."""
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            self._socket.setblocking(False)
+        self._number = self._number % 0xFFFF_FFFF + 1
+        size = _HEAD_BYTES + len(body)
+        self._socket.send(
+            struct.pack("=IHHII", size, question, _NLM_F_REQUEST, self._number, 0) + body
+        )
+        while True:
+            answer = self._socket.recv(65536)
+            # One that came too late for another question is none to this one.
+            if struct.unpack_from("=I", answer, 8) == (self._number,):
+                return answer
+
+    def close(self) -> None:
+        """Close the socket; a later question opens another one."""
+        skt, self._socket = self._socket, None
+        if skt is not None:
+            skt.close()
