@@ -160,8 +160,7 @@ def _peers(kind: Kind) -> tuple[Peer, ...]:
             f"nginx, {words}",
             lambda group, backend: _start_nginx(group, backend, tls=tls),
             lambda: first_line([found("nginx"), "-v"], "nginx version"),
-            f"two with proxy_pass, one process each, 64 kept connections; the outer {ends};"
-            " no log",
+            f"two with proxy_pass, one process each, 64 kept connections; the outer {ends}; no log",
             kind=kind,
         ),
     )

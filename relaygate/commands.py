@@ -16,6 +16,7 @@ from twisted.protocols import amp
 # Raised as often by those who answer as by the types.
 from relaygate.arguments import BadArgument as BadArgument  # noqa: PLC0414
 from relaygate.arguments import Flag, Number, Octets, Rows, Text
+from relaygate.boxes import Command
 
 MAJOR = 1
 MINOR = 2
@@ -74,7 +75,7 @@ ERRORS: dict[type[Exception], bytes] = {
 }
 
 
-class Hello(amp.Command):
+class Hello(Command):
     """
     internal node -> DMZ node, once, first: which protocol version it speaks.
 
@@ -96,7 +97,7 @@ class Hello(amp.Command):
     errors = ERRORS
 
 
-class Declare(amp.Command):
+class Declare(Command):
     """
     internal node -> DMZ node: one page of all the services that the node offers.
 
@@ -147,7 +148,7 @@ class Declare(amp.Command):
     errors = ERRORS
 
 
-class OpenChannels(amp.Command):
+class OpenChannels(Command):
     """DMZ node -> internal node: clients wait, so dial *count* data channels now, beside the
     pool.
     """
@@ -161,7 +162,7 @@ class OpenChannels(amp.Command):
 _TRANSFER: Fields = [(b"session", Text(16)), (b"transfer", Number(0, 2**31))]
 
 
-class OpenPassive(amp.Command):
+class OpenPassive(Command):
     """
     internal node -> DMZ node: listen for one FTP data connection of a session that runs.
 
@@ -181,7 +182,7 @@ class OpenPassive(amp.Command):
     errors = ERRORS
 
 
-class DialActive(amp.Command):
+class DialActive(Command):
     """
     internal node -> DMZ node: dial ``port`` of a session's client, for one FTP data connection.
 
@@ -208,7 +209,7 @@ _WAY_OUT: Fields = [
 ]
 
 
-class Connect(amp.Command):
+class Connect(Command):
     """
     internal node -> DMZ node: dial ``port`` of ``host``, a name or an IP address, for a session.
 
@@ -230,7 +231,7 @@ class Connect(amp.Command):
     errors = ERRORS
 
 
-class Await(amp.Command):
+class Await(Command):
     """
     internal node -> DMZ node: listen for one connection of ``host``, and of nobody else.
 
@@ -250,7 +251,7 @@ class Await(amp.Command):
     errors = ERRORS
 
 
-class CloseTransfer(amp.Command):
+class CloseTransfer(Command):
     """
     internal node -> DMZ node: give back what a transfer still holds in the DMZ.
 
@@ -262,7 +263,7 @@ class CloseTransfer(amp.Command):
     errors = ERRORS
 
 
-class PutNetworks(amp.Command):
+class PutNetworks(Command):
     """
     internal node -> DMZ node: one page of a list of networks.  (Since minor version 2.)
 
@@ -284,7 +285,7 @@ class PutNetworks(amp.Command):
     errors = ERRORS
 
 
-class Ban(amp.Command):
+class Ban(Command):
     """
     internal node -> DMZ node: these networks may not come for so long, to any service.  (Since
     minor version 2.)
@@ -303,7 +304,7 @@ class Ban(amp.Command):
     errors = ERRORS
 
 
-class Report(amp.Command):
+class Report(Command):
     """
     internal node -> DMZ node: how are you?  (Since minor version 2.)
 
@@ -342,7 +343,7 @@ class Report(amp.Command):
     errors = ERRORS
 
 
-class Draining(amp.Command):
+class Draining(Command):
     """
     DMZ node -> internal node: no new sessions come from here any more.  (Since minor version 2.)
 
@@ -355,7 +356,7 @@ class Draining(amp.Command):
     errors = ERRORS
 
 
-class Probe(amp.Command):
+class Probe(Command):
     """
     internal node -> DMZ node: how does it look from where you stand?  (Since minor version 2.)
 
@@ -383,7 +384,7 @@ class Probe(amp.Command):
     errors = ERRORS
 
 
-class Ping(amp.Command):
+class Ping(Command):
     """Both ways: is the other node there?"""
 
     arguments: ClassVar[Fields] = []
@@ -391,7 +392,7 @@ class Ping(amp.Command):
     errors = ERRORS
 
 
-class Farewell(amp.Command):
+class Farewell(Command):
     """
     Both ways: this uplink ends now, and why.
 

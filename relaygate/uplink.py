@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, TimeoutError, fail, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import (
     IDelayedCall,
     IPushProducer,
@@ -30,6 +31,7 @@ from zope.interface import Interface
 
 from relaygate import commands
 from relaygate.admission import Allowance
+from relaygate.boxes import BoxReader, serialized
 
 ASK_DEADLINE_S = 10.0
 PING_INTERVAL_S = 5.0
@@ -167,6 +169,7 @@ class Uplink(amp.AMP):
         self._allowance = Allowance(clock.seconds, at_once=BOXES_AT_ONCE, per_s=BOXES_PER_S)
         self._work = 0.0
         self._paused: IDelayedCall | None = None
+        self._reader = BoxReader(MAX_KEYS)
         self.greeted = False
 
     # -- asking ---------------------------------------------------------------------------------
@@ -180,15 +183,20 @@ class Uplink(amp.AMP):
         Raises :class:`UplinkFailed` after *deadline_s* seconds, when the uplink is lost, or when
         the other node refuses; its text says which.
         """
+        limit: IDelayedCall | None = None
         try:
             call: Deferred[dict[str, Any]] = self.callRemote(command, **arguments)
-            return await call.addTimeout(deadline_s, self._clock)
-        except TimeoutError:
-            raise UplinkFailed(f"no answer to {command.__name__} in {deadline_s:g} s") from None
+            limit = self._clock.callLater(deadline_s, call.cancel)
+            return await call
         except _REFUSED as error:
             raise UplinkFailed(f"{command.__name__} was refused: {error}") from None
         except Exception as error:  # noqa: BLE001 - a call fails with whatever ended the uplink
+            if isinstance(error, CancelledError) and limit is not None and not limit.active():
+                raise UplinkFailed(f"no answer to {command.__name__} in {deadline_s:g} s") from None
             raise Unanswered(f"{command.__name__} got no answer: {error}") from None
+        finally:
+            if limit is not None and limit.active():
+                limit.cancel()
 
     def tell(self, command: type[amp.Command], **arguments: Any) -> None:
         """Call *command* and only log it if the other node refuses."""
@@ -261,8 +269,9 @@ class Uplink(amp.AMP):
         """Whatever is not AMP ends the uplink, with one line in the log."""
         self._silent_pings = 0
         try:
-            super().dataReceived(data)
-        except Exception as error:  # noqa: BLE001 - AMP's parser raises all sorts of things
+            for box in self._reader.receive(data):
+                self.ampBoxReceived(box)
+        except Exception as error:  # noqa: BLE001 - an answer to nothing raises all sorts of things
             self.end(f"what came is not the protocol: {type(error).__name__}")
         transport = self.transport
         if transport is not None and getattr(transport, "unsent", 0) > MAX_UNSENT_BYTES:
@@ -286,12 +295,11 @@ class Uplink(amp.AMP):
         self._work += 1
         super().ampBoxReceived(box)
 
-    def proto_value(self, string: bytes) -> str:
-        """A box that does not end is no box of ours."""
-        if len(self._currentBox or ()) >= MAX_KEYS:
-            raise commands.BadArgument("too many keys in a box")
-        state: str = super().proto_value(string)
-        return state
+    def sendBox(self, box: amp.AmpBox) -> None:
+        """See :class:`twisted.protocols.amp.IBoxSender`."""
+        if self.transport is None:
+            raise ConnectionLost
+        self.transport.write(serialized(box))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See :class:`twisted.internet.interfaces.IProtocol`."""

@@ -69,9 +69,7 @@ class Browser:
 
     async def press(self, keys: str) -> None:
         """Press *keys* one after the other, as a keyboard does, wherever the focus is."""
-        actions = [
-            {"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")
-        ]
+        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
         body = {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]}
         await in_thread(self._call, "POST", f"{self._session}/actions", body)
 

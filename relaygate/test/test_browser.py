@@ -36,9 +36,7 @@ class BrowserTests(FTPCase):
         token.touch(0o600)
         token.write_text(TOKEN)
         port = free_port(HOST)
-        board = Dashboard(
-            DashboardConfig(HostPort(HOST, port), token), self.node.commands, reactor
-        )
+        board = Dashboard(DashboardConfig(HostPort(HOST, port), token), self.node.commands, reactor)
         board.startService()
         self.addCleanup(board.stopService)
         browser = Browser(self)

@@ -352,8 +352,10 @@ class FaultTests(TestCase):
         self.queue(Fault("the node does not run", "node", "no answer", "start it"), file)
         await self.wait()
         wrong += [
-            ('[[forward]]\nname = "out"\nprotocol = "tcp"\nlisten = "127.0.0.1:2600"\n'
-            f'allow = ["127.0.0.1"]\ntarget = "{DMZ}:2555"\n')
+            (
+                '[[forward]]\nname = "out"\nprotocol = "tcp"\nlisten = "127.0.0.1:2600"\n'
+                f'allow = ["127.0.0.1"]\ntarget = "{DMZ}:2555"\n'
+            )
         ]
         gateway.node.configure(
             "".join([*services[:1], *wrong, *services[1:]])

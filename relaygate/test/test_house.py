@@ -82,6 +82,7 @@ ORDER: Final = {
     "config": 120,
     # 2, the wire
     "arguments": 200,
+    "boxes": 202,
     "commands": 205,
     "tls": 200,
     "servicetls": 210,
