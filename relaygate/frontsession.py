@@ -99,21 +99,26 @@ class FrontSession:
         self.relay.start(before_out=channel.rest)
 
     async def _open(self) -> PooledChannel:
+        """A channel to a node that has reached a backend.  Raises a :class:`Refusal`."""
+        try:
+            return await self._try_all()
+        finally:
+            self._head_for(None)
+
+    async def _try_all(self) -> PooledChannel:
         refusal: Refusal = NoNode()
         clock, group = self._clock, self._listener.group
         end = self._began + OPEN_LIMIT_S
         tried: list[Member[INode]] = []
         uplinks: list[INode] = []
-        prefer = None
-        if (mapping := self.offer.mapping) is not None:
-            prefer = self._transfers.node_of(self.client[0], self._local[0], mapping)
-        while (member := group.pick(self.address, clock.seconds(), tried, prefer)) is not None:
+        while (member := self._pick(group, tried)) is not None:
             # What is left is shared out, so that one node that hangs leaves time for the next.
             patience = max(0.0, end - clock.seconds()) / max(1, group.left(tried))
             node = member.target
             tried.append(member)
             uplinks.append(node)
             self._member, self._node = member, node.name
+            self._head_for(node.name)
             try:
                 channel = await meet(
                     node,
@@ -135,6 +140,18 @@ class FrontSession:
                 group.worked(member, self.address, clock.seconds())
                 return channel
         raise refusal
+
+    def _pick(self, group: Group[INode], tried: list[Member[INode]]) -> Member[INode] | None:
+        """Who is tried next, behind *tried*; where it passes unopened, the client's other node."""
+        prefer = None
+        if (mapping := self.offer.mapping) is not None:
+            names = {each.name for each in tried}
+            prefer = self._transfers.node_of(self.client[0], self._local[0], mapping, names)
+        return group.pick(self.address, self._clock.seconds(), tried, prefer)
+
+    def _head_for(self, node: str | None) -> None:
+        if (mapping := self.offer.mapping) is not None:
+            self._transfers.heads_for(self.id, self.client[0], self._local[0], mapping, node)
 
     def _note_failure(self, group: Group[INode], member: Member[INode], error: Refusal) -> None:
         if isinstance(error, TooMany):

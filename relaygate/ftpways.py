@@ -144,9 +144,9 @@ class _Awaiting:
         self._limit = self._reactor.callLater(LISTEN_LIMIT_S, self._expire)
         return port.port
 
-    def _came(self, address: str) -> StreamProtocol:
+    def _came(self, address: str) -> StreamProtocol | None:
         if address != self._peer:
-            return _Refused()
+            return None
         self.withdraw()
         return _Came(self.arrived)
 
@@ -162,14 +162,6 @@ class _Awaiting:
     def _expire(self) -> None:
         self.withdraw()
         self.arrived.errback(TransferFailed("nobody has come"))
-
-
-class _Refused(StreamProtocol):
-    """Resets a stranger's connection: an end would tell a server that an empty file is whole."""
-
-    def connectionMade(self) -> None:
-        """See :class:`twisted.internet.interfaces.IProtocol`."""
-        cast(Leg, self.transport).abortConnection()
 
 
 class _Came(StreamProtocol):

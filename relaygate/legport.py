@@ -76,3 +76,11 @@ class Accepted(Protocol):
         # It may still be waiting when the node is killed, and no file is complete then.
         leg.abort_by_default()
         self._taker(leg)
+
+
+class Stranger(Protocol):
+    """Resets the connection of somebody whom nobody expects: an end would be a whole, empty file."""
+
+    def connectionMade(self) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        cast(Leg, self.transport).abortConnection()

@@ -96,6 +96,12 @@ def tune(skt: socket.socket) -> socket.socket:
     return skt
 
 
+def reset(skt: socket.socket) -> None:
+    """Close *skt* so that its peer sees a reset, and no end."""
+    skt.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
+    skt.close()
+
+
 class Leg(_Base):
     """What every leg has, over one of Twisted's TCP transports."""
 

@@ -7,7 +7,7 @@ a session of the service runs, for the clients of such sessions alone::
 
     a session begins ---> its range is bound, if it is not
     a connection comes -> from a client of a session: it is that session's, the newest first
-                          from anybody else: closed
+                          from anybody else: reset
     the last one ends --> a moment later the range is closed, unless another has begun
 
 The moment keeps who connects and leaves in a loop from having a thousand ports bound each time.
@@ -28,7 +28,7 @@ from twisted.logger import Logger
 
 from relaygate.admission import Throttle
 from relaygate.intake import Intake
-from relaygate.legport import Accepted, LegPort, WaitingLeg
+from relaygate.legport import Accepted, LegPort, Stranger, WaitingLeg
 from relaygate.legs import Leg
 from relaygate.protocols.proxyheader import ProxyHeader
 
@@ -230,7 +230,7 @@ class _Mapped(Factory):
         if self._intake is not None and self._intake.trusts(address):
             return self._intake.protocol(self._introduced)
         taker = self._came(address)
-        return None if taker is None else Accepted(taker)
+        return Stranger() if taker is None else Accepted(taker)
 
     def _introduced(self, leg: Leg, header: ProxyHeader) -> None:
         """A proxy has said whose connection *leg* is."""

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relaygate.legport import BACKLOG, WaitingLeg
-from relaygate.legs import tune
+from relaygate.legs import reset, tune
 
 # Why accept(2) takes nobody, though somebody is there, until something else was closed.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -35,7 +35,7 @@ class OncePort:
     Listens on *port* (0: any) of *host*, an IP address, as soon as it is made.
 
     *build* is asked with the address of each one who connects, and returns the protocol of the
-    connection, a leg that is not read; None closes it.  Raises :class:`CannotListenError`.
+    connection, a leg that is not read; None resets it.  Raises :class:`CannotListenError`.
     """
 
     def __init__(
@@ -107,7 +107,8 @@ class OncePort:
         skt.setblocking(False)
         protocol = self._build(peer[0])
         if protocol is None:
-            skt.close()
+            # An end would be a file that is empty and whole; a reset is what a closed port says.
+            reset(skt)
             return
         leg = WaitingLeg(skt, protocol, peer, self, 0, self._reactor)
         protocol.makeConnection(leg)

@@ -3,8 +3,8 @@ Ports that are open for one connection each: passive FTP, as the Internet sees i
 
 A port is bound between the offer and the connection that it was offered for, and no longer.  It is
 one of a range, drawn at random (RFC 2577 section 8), and it is given back by whatever comes first:
-the connection, a wish to close it, or its time.  Who is not expected is closed, and the port stays
-(RFC 2577 section 4 has the attack: whoever connects first gets the file).
+the connection, a wish to close it, or its time.  Who is not expected is reset, as if the port were
+closed, and it stays (RFC 2577 section 4 has the attack: whoever connects first gets the file).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class PassivePort:
         self._room.bound.add((host, number))
 
     def _came(self, address: str) -> Protocol | None:
-        """The protocol for whoever has come from *address*; None: close it."""
+        """The protocol for whoever has come from *address*; None: reset it."""
         intake = self._room.intake
         if intake is not None and intake.trusts(address):
             return intake.protocol(self._introduced)

@@ -19,7 +19,7 @@ it ends the session itself.  No end that is not orderly looks like one: it is a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -249,6 +249,8 @@ class Transfers:
         self._all: dict[tuple[str, int], Transfer] = {}
         self._count: dict[str, int] = {}
         self._mapped: set[Transfer] = set()
+        # The nodes that sessions being opened are tried with, by what node_of is asked about.
+        self._heading: dict[tuple[str, str, Mapping], dict[str, str]] = {}
         # The newest uplink of the node of a name: sessions outlive uplinks.
         self.find_node: Callable[[str], INode | None] = lambda _: None
         self.ranges = MappedPorts(reactor, ports.allowed, self._came, ports.intake)
@@ -358,15 +360,32 @@ class Transfers:
 
     # -- sessions that pass unopened ------------------------------------------------------------
 
-    def node_of(self, client: str, reached: str, mapping: Mapping) -> str | None:
+    def node_of(
+        self, client: str, reached: str, mapping: Mapping, tried: Container[str] = ()
+    ) -> str | None:
         """
-        The node that has the newest session of *client* now.
+        The node that has the newest session of *client* now, or else where one is heading that is
+        being opened; none of those *tried*.
 
         Its next session has to be there as well: data connections belong to the newest one, and a
         server takes them only from the node that it knows the session from.
         """
         sessions = self.ranges.sessions_of(client, reached, mapping)
-        return self._controls[sessions[0]].node if sessions else None
+        nodes = [self._controls[session].node for session in sessions[:1]]
+        nodes += self._heading.get((client, reached, mapping), {}).values()
+        return next((node for node in nodes if node not in tried), None)
+
+    def heads_for(
+        self, session: str, client: str, reached: str, mapping: Mapping, node: str | None
+    ) -> None:
+        """*session*, which is being opened, is tried with *node* now; None: with nobody."""
+        key = (client, reached, mapping)
+        own = self._heading.setdefault(key, {})
+        own.pop(session, None)
+        if node is not None:
+            own[session] = node
+        if not own:
+            del self._heading[key]
 
     def _came(self, sessions: list[str], port: int, leg: Leg) -> None:
         """A data connection of one of *sessions* has come to *port*."""

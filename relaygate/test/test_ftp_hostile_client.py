@@ -84,7 +84,7 @@ class AddressTests(FTPCase):
         client, backend = await self.logged_in()
         port = await self.passive(client)
         stranger = self.connect(port, source=STRANGER)
-        self.assertIs(await stranger.ended(), Ending.END)
+        self.assertIs(await stranger.ended(), Ending.RESET)
         data = self.connect(port)
         inner = await self.backend.data()
         await client.ask(b"RETR x", 150)

@@ -179,12 +179,12 @@ class BoundsTests(PassingCase):
         await self.all_over()
 
     async def test_stranger(self) -> None:
-        """Who has no session is closed, logged, and not led inside (Requirement 22)."""
+        """Who has no session is reset, logged, and not led inside (Requirement 22)."""
         await self.begin_passing()
         told = noted(self)
         await self.client().reply(220)
         stranger = self.connect(PORT, source=STRANGER)
-        await stranger.ended()
+        self.assertIs(await stranger.ended(), Ending.RESET)
         self.assertEqual(self.came, [])
         self.assertTrue(any("stranger closed on a passive port" in line for line in told()))
         await self.joined()

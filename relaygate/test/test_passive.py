@@ -173,7 +173,7 @@ class AcceptTests(PortCase):
                     pass
 
     async def test_stranger(self) -> None:
-        """Who is not expected is closed and logged; the port stays (Requirement 22)."""
+        """Who is not expected is reset and logged; the port stays (Requirement 22)."""
         number = self.open().number
         with logged() as events:
             stranger = self.connect(number, STRANGER)
@@ -182,9 +182,19 @@ class AcceptTests(PortCase):
         self.assertIn(f"address={STRANGER} port={number}", lines(events, "stranger closed")[0])
         self.assertEqual(self.legs, [])
         stranger.setblocking(True)
-        self.assertEqual(stranger.recv(1), b"")
+        self.assertRaises(ConnectionResetError, stranger.recv, 1)
         self.connect(number)
         await until(lambda: self.legs, "the accepted leg")
+
+    async def test_strangers_in_front(self) -> None:
+        """However many strangers come first, the client is let in behind them (Requirement 22)."""
+        number = self.open().number
+        for _ in range(100):
+            self.connect(number, STRANGER)
+        client = self.connect(number)
+        await until(lambda: self.legs, "the accepted leg")
+        self.assertEqual(self.legs[0].getPeer().port, client.getsockname()[1])
+        await self.given_back(number)
 
     async def test_strangers_do_not_fill_the_log(self) -> None:
         """Many strangers leave few lines, which say how many they stand for."""
