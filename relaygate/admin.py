@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,6 +68,13 @@ class Arguments:
             raise AdminError(f"{name}: expected a whole number from {least} to {most}")
         return value
 
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self._values.pop(name, default)
+        if not isinstance(value, bool):
+            raise AdminError(f"{name}: expected true or false")
+        return value
+
     def texts(self, name: str, *, most: int, longest: int = 256) -> list[str]:
         """A list of at most *most* printable texts, empty if it is absent."""
         value = self._values.pop(name, [])
@@ -121,12 +128,17 @@ class AdminCommands:
             raise AdminError("expected one JSON object a line") from None
         if not isinstance(request, dict):
             raise AdminError("expected one JSON object a line")
-        name = request.pop("command", None)
+        return await self.perform(request)
+
+    async def perform(self, request: Mapping[str, Any]) -> Answer:
+        """Do what *request* says.  Raises :class:`AdminError`."""
+        arguments = dict(request)
+        name = arguments.pop("command", None)
         handler = self._handlers.get(name) if isinstance(name, str) else None
         if handler is None:
             known = ", ".join(sorted(self._handlers))
             raise AdminError(f"no such command; this node knows {known}")
-        return await handler(Arguments(request))
+        return await handler(Arguments(arguments))
 
 
 class _Connection(Protocol):

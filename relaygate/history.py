@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -25,11 +25,22 @@ class History:
         self.fine: deque[tuple[float, ...]] = deque(maxlen=FINE_POINTS)
         self.coarse: deque[tuple[float, ...]] = deque(maxlen=COARSE_POINTS)
 
-    def note(self, now: float, services: list[Mapping[str, Any]]) -> None:
-        """Take a point of what ``status`` says of the *services*; *now* in seconds."""
-        sessions = sum(each["sessions"] for each in services)
+    def note(
+        self,
+        now: float,
+        services: Sequence[Mapping[str, Any]],
+        entries: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """
+        Take a point of what ``status`` says of *services* and *entries*; *now* in seconds.
+
+        What goes in at an entry leaves the private network, so it is on its way out.
+        """
+        sessions = sum(each["sessions"] for each in (*services, *entries))
         into = sum(each["bytes_in"] for each in services)
+        into += sum(each["bytes_out"] for each in entries)
         out = sum(each["bytes_out"] for each in services)
+        out += sum(each["bytes_in"] for each in entries)
         last, self._last = self._last, (now, into, out)
         if last is None or now <= last[0]:
             return
@@ -47,6 +58,8 @@ class Recent:
 
     def __init__(self) -> None:
         self.events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
+        # All that there have been.
+        self.count = 0
 
     def start(self) -> None:
         """Listen from now on."""
@@ -68,4 +81,5 @@ class Recent:
         }
         if failed:
             kept["outcome"] = "log-in refused"
+        self.count += 1
         self.events.append({"time": event.get("log_time", 0.0), **kept})

@@ -19,7 +19,7 @@ from relaygate.backsession import BackSession, Service
 from relaygate.changes import Changes, compare, differing
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
 from relaygate.config import BansConfig, GatewayConfig, InternalConfig
-from relaygate.dashboard import admin_doors
+from relaygate.doors import Doors
 from relaygate.draining import drained
 from relaygate.errors import Stopping, UnknownService
 from relaygate.forwards import Forwards
@@ -42,6 +42,13 @@ from relaygate.supply import SuppliedChannel
 from relaygate.tls import client_context
 from relaygate.watch import Watcher
 
+# What cannot be changed while the node runs, by its key in the file.
+_FIXED = {
+    "identity": "identity",
+    "log": "log",
+    "admin_socket": "admin.socket",
+    "status_listen": "status.listen",
+}
 # Seconds for the uplinks to close, and for what was aborted to end.
 STOP_LIMIT_S = 5.0
 LAST_TURNS_S = 0.1
@@ -78,8 +85,8 @@ class InternalNode(MultiService):
             self._show_status(config.status_listen, steering)
         self.guard.register(self.commands)
         socket, board = config.admin_socket, config.dashboard
-        for door in admin_doors(socket, board, self.commands, self.keepers, reactor):
-            door.setServiceParent(self)
+        self.doors = Doors(socket, board, self.commands, self.keepers, reactor)
+        self.doors.setServiceParent(self)
         self._contexts: dict[bytes, SSL.Context]
         self.use_identity(identity)
         links, shelf = self.links, self._shelf
@@ -206,12 +213,16 @@ class InternalNode(MultiService):
         new = (*services.added, *services.changed)
         made = [make_service(each, self.guard, self._reactor) for each in new]
         prepared = self.forwards.prepare(config.forwards)
+        board = self.doors.prepare(config.dashboard)
         told = services.lines("service") + gateways.lines("gateway")
+        differ = differing(self._config, config)
         told += [
-            f"{name}: changed in the file, which takes a restart"
-            for name in differing(self._config, config)
-            if name not in ("services", "gateways", "bans", "forwards")
+            f"{key}: changed in the file, which takes a restart"
+            for name, key in _FIXED.items()
+            if name in differ
         ]
+        if "drain_s" in differ:
+            told.append("stop.drain: changed")
         if config.bans != self._config.bans:
             told.append("bans: changed")
             self.guard.use(_rules(config.bans))
@@ -222,6 +233,7 @@ class InternalNode(MultiService):
         for keeper in self.keepers.values():
             keeper.reload()
         told += self.forwards.use(prepared)
+        told += self.doors.use(board)
         for service, keeper_or_none in made:
             self._publish(service, keeper_or_none)
         self._use_gateways(gateways)

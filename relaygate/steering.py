@@ -7,10 +7,14 @@ keys are only ever added.  Rooms that have more to tell register commands of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol
+from weakref import ref
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
@@ -30,10 +34,24 @@ from relaygate.servicekeys import ServiceFiles
 NEVER = datetime.max.replace(tzinfo=UTC)
 # Sessions in one answer; who wants more asks again from where it ended.
 MAX_SESSIONS = 1_000
-
+# Seconds for which an order of all sessions is good for further pages.
+ORDER_S = 10.0
 
 # A client's of a service, or a program's on its way out.
 Session = BackSession | EntrySession
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The sessions by their ids, as they were *at*; those *of* a service or of an entry."""
+
+    at: float
+    of: tuple[str, str]
+    row: list[tuple[str, ref[Session]]]
+
+
+def _number(row: tuple[str, ref[Session]]) -> str:
+    return row[0]
 
 
 class INode(Protocol):
@@ -67,6 +85,7 @@ class Steering:
         self._node = node
         self._clock = clock
         self._began = clock.seconds()
+        self._order = _Order(0.0, ("", ""), [])
 
     def register(self, commands: AdminCommands) -> None:
         """Put the commands into the table."""
@@ -77,12 +96,18 @@ class Steering:
         commands.register("resume", partial(self._steer, False))
 
     async def status(self, arguments: Arguments) -> Answer:
-        """The node, its gateways with what they say of themselves, its services and its entries."""
+        """
+        The node, its gateways with what they say of themselves (unless ``reports`` is false), its
+        services and its entries.
+        """
+        asked = arguments.flag("reports", True)
         arguments.finish()
         node = self._node
-        reports = await gatherResults(
-            [Deferred.fromCoroutine(link.report()) for link in node.links.values()]
-        )
+        reports: list[Any] = [None] * len(node.links)
+        if asked:
+            reports = await gatherResults(
+                [Deferred.fromCoroutine(link.report()) for link in node.links.values()]
+            )
         moved = _moved(node.sessions)
         return {
             "node": node.identity.name,
@@ -113,27 +138,43 @@ class Steering:
         after = arguments.text("after", "", longest=16)
         limit = arguments.number("limit", 1, MAX_SESSIONS, MAX_SESSIONS)
         arguments.finish()
-        found: list[tuple[str, Session]] = []
+        found = self._after(after, service, entry)
+        page = [session.state() for session in islice(found, limit)]
+        return {"sessions": page, "more": next(found, None) is not None}
+
+    def _after(self, after: str, service: str, entry: str) -> Iterator[Session]:
+        """The sessions behind the id *after*, by their ids.
+
+        They are put in order for the first page, and not again for each one.
+        """
+        now = self._clock.seconds()
+        if not after or self._order.of != (service, entry) or now - self._order.at > ORDER_S:
+            self._order = _Order(now, (service, entry), self._in_order(service, entry))
+        row = self._order.row
+        for _, reference in islice(row, bisect_right(row, after, key=_number), None):
+            session = reference()
+            if session is not None and self._runs(session):
+                yield session
+
+    def _in_order(self, service: str, entry: str) -> list[tuple[str, ref[Session]]]:
+        found: list[tuple[str, ref[Session]]] = []
         if not entry:
             found += (
-                (session.start.session, session)
+                (session.start.session, ref(session))
                 for session in self._node.sessions
                 if service in ("", session.start.service)
             )
         if not service:
             found += (
-                (session.id, session)
+                (session.id, ref(session))
                 for session, of in self._node.forwards.sessions.items()
                 if entry in ("", of.name)
             )
-        found = sorted(
-            ((number, session) for number, session in found if number > after),
-            key=lambda each: each[0],
-        )
-        return {
-            "sessions": [session.state() for _, session in found[:limit]],
-            "more": len(found) > limit,
-        }
+        found.sort(key=_number)
+        return found
+
+    def _runs(self, session: Session) -> bool:
+        return session in self._node.sessions or session in self._node.forwards.sessions
 
     async def end(self, arguments: Arguments) -> Answer:
         """End one session now; its client's connection is reset."""

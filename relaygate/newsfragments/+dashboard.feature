@@ -1,1 +1,1 @@
-An internal node has a dashboard, off by default: live sessions, services, DMZ nodes, curves, recent endings and bans, and what to do about them for who holds the token. It takes loopback, or TLS and a token.
+An internal node has a dashboard, off by default: live sessions, services, DMZ nodes, curves, recent endings and bans, and what to do about them for who holds the token. It takes loopback, or TLS and a token. A reload changes its token and address, and entries of programs that go out are shown as well.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import axe_core_python
@@ -10,7 +11,9 @@ from twisted.internet import reactor
 
 from relaygate.addresses import HostPort
 from relaygate.config import DashboardConfig
+from relaygate.config.forward import ForwardConfig
 from relaygate.dashboard import Dashboard
+from relaygate.destinations import DestinationRule
 from relaygate.test.browser import Browser
 from relaygate.test.farend import payload
 from relaygate.test.ftpnodes import FTPCase, free_port
@@ -39,6 +42,13 @@ class BrowserTests(FTPCase):
         board = Dashboard(DashboardConfig(HostPort(HOST, port), token), self.node.commands, reactor)
         board.startService()
         self.addCleanup(board.stopService)
+        self.entry = ForwardConfig(
+            "out",
+            "socks5",
+            HostPort(HOST, free_port(HOST)),
+            destinations=(DestinationRule.parse("sftp.partner.example:22"),),
+        )
+        self.node.reload(replace(self.node._config, forwards=(self.entry,)))
         browser = Browser(self)
         await browser.open()
         await browser.go(f"http://{HOST}:{port}/")
@@ -79,6 +89,9 @@ class BrowserTests(FTPCase):
         await browser.until(
             "return document.querySelector('#services tbody').innerText.includes('svc')", "services"
         )
+        entries = await browser.run("return document.querySelector('#entries').innerText")
+        for word in ("out", "socks5", str(self.entry.listen), "what its list has"):
+            self.assertIn(word, entries)
         before = await browser.run("return shown.now")
         await browser.until(f"return shown.now > {before}", "the next look by itself")
         picture = os.environ.get("RELAYGATE_PICTURE")

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from relaygate.addresses import HostPort
 from relaygate.admin import AdminCommands, AdminError, Arguments
 from relaygate.config import ConfigError, DashboardConfig, load_internal
-from relaygate.dashboard import FEW_SESSIONS, Dashboard
+from relaygate.dashboard import Dashboard
 from relaygate.history import COARSE_POINTS, FINE_POINTS, MAX_EVENTS, History, Recent
 from relaygate.identity import IdentityError, Role
 from relaygate.test.certificates import ServerCA
@@ -25,6 +25,7 @@ from relaygate.test.nodes import Authority
 from relaygate.test.peers import in_thread
 from relaygate.test.programs import new_folder, pause
 from relaygate.test.test_cli import call
+from relaygate.webpages import FEW_SESSIONS
 
 HOST = "127.0.0.6"
 TOKEN = "correcthorsebatterystaple1"
@@ -61,6 +62,7 @@ class DashboardCase(TestCase):
         self.tls = tls
         self.told: list[str] = []
         self.asked_for: list[int] = []
+        self.reports: list[bool] = []
         commands = AdminCommands()
         for name in ("status", "sessions", "bans", "drain", "end", "reload"):
             commands.register(name, self.handler(name))
@@ -73,6 +75,8 @@ class DashboardCase(TestCase):
 
         async def answer(arguments: Arguments) -> dict[str, Any]:
             self.told.append(name)
+            if name == "status":
+                self.reports.append(arguments.flag("reports", True))
             if name == "sessions":
                 self.asked_for.append(arguments.number("limit", 1, 1000, 1000))
             if name == "end":
@@ -291,7 +295,17 @@ class EventTests(DashboardCase):
             line.close()
             return found
 
+        # What the DMZ nodes say is asked for where somebody watches, and not otherwise.
+        for _ in range(100):
+            if "status" in self.told:
+                break
+            await pause(0.1)
+        self.assertEqual(set(self.reports), {False})
         first, second = await in_thread(watch)
+        self.assertIn(True, self.reports)
+        # Endings are told once, and then only new ones.
+        self.assertEqual(first["recent"], [])
+        self.assertNotIn("recent", second)
         self.assertEqual(first["status"]["node"], "node-a")
         self.assertGreater(second["now"], first["now"])
         for _ in range(100):
@@ -322,6 +336,14 @@ class PastTests(SynchronousTestCase):
             history.note(number * 5.0, [row])
         self.assertEqual((len(history.fine), len(history.coarse)), (FINE_POINTS, COARSE_POINTS))
         self.assertEqual(history.fine[-1][1:], (1, 10.0, 0.0))
+
+    def test_entries_count_as_well(self) -> None:
+        """What programs send out by an entry goes the same way as what clients fetch."""
+        history = History()
+        entry = {"sessions": 2, "bytes_in": 0, "bytes_out": 0}
+        history.note(0.0, [SERVICE], [entry])
+        history.note(5.0, [SERVICE], [{**entry, "bytes_in": 500, "bytes_out": 50}])
+        self.assertEqual(history.fine[-1][1:], (3, 10.0, 100.0))
 
     def test_recent(self) -> None:
         """Endings and failed log-ins are kept, so many of them, and nothing else."""

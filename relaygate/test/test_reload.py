@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 import signal
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
@@ -103,6 +104,14 @@ class ReloadTests(SessionCase):
         self.port = other.listen.port
         another = await self.client(b"3")
         await self.got(another, b"3")
+
+    async def test_what_takes_a_restart(self) -> None:
+        """It is named as in the file; what a drain may take is not among it."""
+        await self.start("tcp", Echo)
+        services = self.node._config.services
+        self.assertEqual(self.use(*services, drain_s=5.0), ["stop.drain: changed"])
+        told = self.use(*services, admin_socket=Path("other.sock"))
+        self.assertEqual(told, ["admin.socket: changed in the file, which takes a restart"])
 
     async def test_changed_caps(self) -> None:
         """A changed cap counts sessions that run already, and the socket is not touched."""

@@ -81,6 +81,14 @@ class StatusTests(SteeringCase):
         after = answer["sessions"][-1]["session"]
         answer = await self.answer("sessions", limit=2, after=after)
         self.assertEqual((len(answer["sessions"]), answer["more"]), (1, False))
+        # One that has ended since the first page is on none that follows.
+        answer = await self.answer("sessions", limit=1)
+        for client in clients:
+            client.transport.abortConnection()  # type: ignore[union-attr]
+        await until(lambda: not self.node.sessions)
+        after = answer["sessions"][0]["session"]
+        answer = await self.answer("sessions", after=after)
+        self.assertEqual(answer, {"sessions": [], "more": False})
 
     def answer(self, name: str, **arguments: Any) -> Deferred[Any]:
         """Give a command without the socket."""

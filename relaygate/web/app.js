@@ -73,7 +73,7 @@ function fill(table, heads, rows, sortable) {
 }
 
 function draw() {
-  const { status, recent } = shown;
+  const { status } = shown;
   $("node").textContent = status.node; document.title = "relaygate " + status.node;
   $("state").textContent = `${status.software}, up ${age(status.uptime_seconds)}, ${status.sessions} sessions, certificate until ${status.certificate_ends.slice(0, 10)}`;
   document.querySelectorAll("[data-act]").forEach((each) => { each.hidden = !mayAct; });
@@ -88,10 +88,15 @@ function draw() {
   fill($("backends"), ["service", "backend", "state", "sessions", "opened", "failed", "act"], status.services.flatMap((each) => each.backends.map((one) => [
     each.name, one.address + (one.backup ? " (backup)" : ""), mark((one.state ?? "up") === "up", one.state ?? ""), number(one.sessions ?? ""), number(one.opened ?? ""), number(one.failed ?? ""),
     steer("backend", one.address, one.state === "drained", each.name)])));
+  const entries = status.forwards ?? [];
+  $("entries").closest("section").hidden = !entries.length;
+  fill($("entries"), ["name", "protocol", "listens at", "leads to", "sessions", "opened", "refused", "out to partners", "back"], entries.map((each) => [
+    each.name, each.protocol, each.listen, each.target === "-" ? "what its list has" : each.target, number(each.sessions), number(each.opened), number(each.refused), number(bytes(each.bytes_in)), number(bytes(each.bytes_out))]));
   fill($("certificates"), ["of", "name", "ends", "days left"], (status.certificates ?? []).map((each) => {
     const days = Math.floor((new Date(each.ends) / 1000 - shown.now) / 86400);
     return [each.kind, each.name, each.ends.slice(0, 16).replace("T", " "), { text: days < 30 ? days + ": renew it" : String(days), kind: days < 30 ? "bad" : "number" }]; }));
-  fill($("recent"), ["when", "service", "client", "user", "outcome", "in words"], recent.slice().reverse().map((each) => [
+  // Endings are sent only when there are new ones.
+  if (shown.recent) fill($("recent"), ["when", "service", "client", "user", "outcome", "in words"], shown.recent.slice().reverse().map((each) => [
     new Date(each.time * 1000).toLocaleTimeString(), each.service, each.client, each.user, each.outcome, { text: inWords(each), kind: "wide" }]));
 }
 function steer(kind, name, drained, service) {
@@ -114,7 +119,14 @@ function drawSessions() {
     each.service, each.client, each.user, each.direction, each.gateway, each.backend, number(bytes(each.bytes_in)), number(bytes(each.bytes_out)), number(bytes(rates.get(each.session)?.rate ?? 0)), number(age(each.seconds)),
     mayAct ? button("End", "End the session of " + each.client + ", " + each.session, async () => { if (await question(`End the session of ${each.client} now? Its transfer breaks off.`)) act({ command: "end", session: each.session }); }) : ""]), true);
 }
+let inSight = false, looking = false;
 async function lookAtSessions() {
+  // A list that nobody sees is not asked for.
+  if (!inSight || looking) return;
+  looking = true;
+  try { await askForSessions(); } finally { looking = false; }
+}
+async function askForSessions() {
   let found = [], after = "";
   // Few at a time, with pauses: what the node does for this page, it does not do for clients.
   for (let page = 0; page < 100; page++) {
@@ -177,9 +189,11 @@ async function watch() {
   }
 }
 function every(seconds, look) {
-  const again = async () => { try { if (!document.hidden) await look(); } catch { /* watch() tells */ } setTimeout(again, seconds * 1000); };
+  const again = async () => { try { if (!document.hidden) await look(); } catch { /* watch() tells */ } setTimeout(again, seconds() * 1000); };
   again();
 }
+// Some of the list's bottom and top count as seen, so that it is there when somebody scrolls to it.
+new IntersectionObserver((all) => { const before = inSight; inSight = all.some((each) => each.isIntersecting); if (inSight && !before && shown) lookAtSessions().catch(() => {}); }, { rootMargin: "200px" }).observe($("sessions").closest("section"));
 $("filter").addEventListener("input", drawSessions);
 $("longer").addEventListener("click", () => { longer = !longer; $("longer").setAttribute("aria-pressed", longer); $("span").textContent = longer ? "24 hours" : "15 minutes"; $("longer").textContent = longer ? "15 minutes" : "24 hours"; drawPlots(); });
 $("forget").addEventListener("click", () => { memory.removeItem("token"); location.reload(); });
@@ -189,4 +203,4 @@ $("ban").addEventListener("click", async () => { const network = await question(
 window.addEventListener("resize", setUpPlots);
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", setUpPlots);
 setUpPlots();
-(async () => { await lookAtThePast(); watch(); every(3, lookAtSessions); every(5, lookAtThePast); every(5, lookAtBans); })();
+(async () => { await lookAtThePast(); watch(); every(() => Math.max(3, sessions.length / 200), lookAtSessions); every(() => 5, lookAtThePast); every(() => 5, lookAtBans); })();
