@@ -79,7 +79,7 @@ class Accepted(Protocol):
 
 
 class Stranger(Protocol):
-    """Resets the connection of somebody whom nobody expects: an end would be a whole, empty file."""
+    """Resets who is not expected: an end would be a whole, empty file."""
 
     def connectionMade(self) -> None:
         """See :class:`twisted.internet.interfaces.IProtocol`."""
