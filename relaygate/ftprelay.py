@@ -59,6 +59,8 @@ LIMITS_S = {
     Wait.REPLY: 1800.0,
     Wait.QUIT: 1.0,
     Wait.ABORT: 10.0,
+    # A server may write a file's tail down before it answers anything.
+    Wait.PROBE: 30.0,
     Wait.DRAIN: 10.0,
 }
 

@@ -126,6 +126,8 @@ class FTPSession:
         current = self._current
         if current is None:
             return Wait.COMMAND
+        if self._probe is not None:
+            return Wait.PROBE
         if current.wait is Wait.DATA and self._quit_waits():
             return Wait.QUIT
         return current.wait
@@ -295,6 +297,8 @@ class FTPSession:
                 self._current = None
                 if isinstance(current, Late) and current.begun is not None:
                     self._late = current
+            elif self._core.backend_gone:
+                self._part()
             elif current is None and self._late is not None and self._core.offer is not None:
                 self._resume(self._late, self._core.offer, ready=True)
             elif self._client_gone and not self._may_finish():
@@ -305,6 +309,13 @@ class FTPSession:
                 self._start(self._waiting.popleft())
             else:
                 return
+
+    def _part(self) -> None:
+        """The backend closed behind its last word: a client that wanted to go has what it wants."""
+        if self._quit_waits():
+            self._core.end(End.DONE, "the client quit", GOODBYE)
+        else:
+            self._core.end(End.BACKEND, BACKEND_CLOSED, UNAVAILABLE)
 
     def _in_doubt(self, reply: Reply) -> bool:
         """Take *reply* if it is in doubt whose it is, or brings that to light; whether it was."""

@@ -91,6 +91,8 @@ class Wait(enum.Enum):
     """The end of a transfer behind which a QUIT waits: a second."""
     ABORT = "abort"
     """What the backend says to ABOR: some seconds, then the transfer is broken off."""
+    PROBE = "probe"
+    """The answer to a question of ours that every server has at once: half a minute."""
     DRAIN = "drain"
     """The end of a transfer that the backend calls failed: some seconds."""
 

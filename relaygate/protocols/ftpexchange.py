@@ -74,6 +74,8 @@ class Core:
         self.offer: Transfer | None = None
         """The transfer that is prepared and not begun."""
         self.transfers = 0
+        self.backend_gone = False
+        """Whether the backend has closed behind its last word, and nothing is due any more."""
         self.ended = False
         self._mask = mask
         self._effects: list[Effect] = []

@@ -30,14 +30,7 @@ from relaygate.protocols.ftpeffects import (
     TransferSeen,
     Wait,
 )
-from relaygate.protocols.ftpexchange import (
-    BACKEND_CLOSED,
-    GOODBYE,
-    UNAVAILABLE,
-    Core,
-    Exchange,
-    Transfer,
-)
+from relaygate.protocols.ftpexchange import GOODBYE, Core, Exchange, Transfer
 
 BROKEN: Final = Reply.of(426, "Data connection broken off, transfer aborted.")
 
@@ -87,8 +80,10 @@ class Transferring(Exchange):
         if not self._sent or self._held is not None:
             return Wait.PREPARING
         if self._aborting:
-            # Behind two answers the third is on its way, unless NOOP's was the second.
-            return Wait.REPLY if self._over and not self._twice else Wait.ABORT
+            if self._probing:
+                # Behind two answers the third is on its way, unless NOOP's was the second.
+                return Wait.ABORT if self._twice else Wait.PROBE
+            return Wait.REPLY if self._over else Wait.ABORT
         if not self._begun or self._over:
             return Wait.REPLY
         failed = self._final is not None and self._final.code >= 400
@@ -267,7 +262,7 @@ class Transferring(Exchange):
         if self._quit:
             self.core.end(End.DONE, "the client quit")
         elif self._orphaned:
-            self.core.end(End.BACKEND, BACKEND_CLOSED, UNAVAILABLE)
+            self.core.backend_gone = True
 
     def _tell_final(self, final: Reply) -> None:
         broken = self._end is not DataEnd.WHOLE and not self._aborting
@@ -303,16 +298,19 @@ class Transferring(Exchange):
         The backend has closed its control connection; return whether the transfer goes on.
 
         It does where the backend's last word on it is here: servers that were asked to quit close
-        behind that, with the file's tail still on its way to a client that reads slowly.
+        behind that, with the file's tail still on its way to a client that reads slowly.  What
+        they call failed has no tail.
         """
         final = self._final
-        if final is None or final.code >= 400 or not self._begun or self._over or self._aborting:
+        if final is None or not self._begun or self._over or self._aborting:
             return False
         self._orphaned = True
         if self._aside == "QUIT":
             self._quit = True
             self._behind.append(GOODBYE)
         self._aside = ""
+        if final.code >= 400:
+            self.cut()
         return True
 
     # What the client asks meanwhile.

@@ -79,11 +79,37 @@ class LastWordTests(ScriptTestCase):
 
     def test_gone_too_early(self) -> None:
         """Without the backend's last word nothing is whole (Requirement 28)."""
-        for words in ((), ("426 Broken.",)):
-            self.setUp()
-            self.backend(*words)
-            self.comes(self.session.backend_lost())
-            self.ends(End.BACKEND, _CLOSED)
+        self.comes(self.session.backend_lost())
+        self.ends(End.BACKEND, _CLOSED)
+
+    def test_gone_and_failed(self) -> None:
+        """What a backend that is gone has called failed is told so (Requirement 8)."""
+        self.backend("426 Broken.")
+        self.comes(self.session.backend_lost())
+        failed = (closes(1), told("426 Broken."), self.transferred("RETR a", 426))
+        self.ends(End.BACKEND, *failed, _CLOSED)
+
+    def test_quit_that_was_not_sent(self) -> None:
+        """A client whose QUIT waited when the backend left has quit (Requirement 6)."""
+        self.client("QUIT")
+        self.backend("226 Sent.")
+        self.comes(self.session.backend_lost())
+        self.does_nothing()
+        self.data_ends()
+        self.ends(
+            End.DONE,
+            told("226 Sent."),
+            self.transferred("RETR a", 226),
+            own(221, "Goodbye."),
+        )
+
+    def test_quit_behind_a_command(self) -> None:
+        """What comes before QUIT would be left without an answer: that is no way to part."""
+        self.client("NOOP", "QUIT")
+        self.backend("226 Sent.")
+        self.comes(self.session.backend_lost())
+        self.data_ends()
+        self.ends(End.BACKEND, told("226 Sent."), self.transferred("RETR a", 226), _CLOSED)
 
 
 class AbortTests(ScriptTestCase):
@@ -109,6 +135,12 @@ class AbortTests(ScriptTestCase):
             self.setUp()
             self.backend("226 ABOR done.", line)
             self.does(told("226 ABOR done."), asks("PWD"))
+
+    def test_unanswered(self) -> None:
+        """A server that does not answer NOOP is not waited for as a hash is (Requirement 6)."""
+        self.waits_for(Wait.PROBE)
+        self.comes(self.session.timed_out())
+        self.ends(End.TIMEOUT, own(421, "Timeout, closing control connection."))
 
     def test_unclear(self) -> None:
         """Where two readings are left nobody waits long, and no answer is misread."""

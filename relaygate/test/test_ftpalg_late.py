@@ -162,7 +162,7 @@ class LateTests(ScriptTestCase):
             self.does(asks("PASV"))
             self.backend(refusal)
             self.does(asks("NOOP"))
-            self.waits_for(Wait.REPLY)
+            self.waits_for(Wait.PROBE)
             self.backend("200 noop")
             self.does(closes(1, abort=True), heard)
             self.client("PASV")
