@@ -10,7 +10,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from relaygate.legs import Leg
+from relaygate.legs import Leg, TLSFailed
+from relaygate.parting import part
 
 # Seconds for a handshake of a client's or a backend's.
 HANDSHAKE_LIMIT_S = 20.0
@@ -24,8 +25,10 @@ class HandshakeFailed(Exception):
 class _Shaking(Protocol):
     """The protocol of a leg during its handshake."""
 
-    def __init__(self) -> None:
+    def __init__(self, leg: Leg, clock: IReactorTime) -> None:
         self.done: Deferred[None] = Deferred()
+        self._leg = leg
+        self._clock = clock
 
     def handshakeCompleted(self) -> None:
         """See :class:`twisted.internet.interfaces.IHandshakeListener`."""
@@ -33,22 +36,33 @@ class _Shaking(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See :class:`twisted.internet.interfaces.IProtocol`."""
+        self._failed(reason.getErrorMessage())
+
+    def refused(self, error: TLSFailed) -> None:
+        """
+        The client was told why by an alert: our end follows it, and no reset may overtake it, on
+        its way through the DMZ node either.
+        """
+        part(self._leg, b"", self._clock, lambda: self._failed(str(error)))
+
+    def _failed(self, why: str) -> None:
         if not self.done.called:
-            self.done.errback(HandshakeFailed(reason.getErrorMessage()))
+            self.done.errback(HandshakeFailed(why))
 
 
 async def shake_hands(leg: Leg, start: Callable[[], None], clock: IReactorTime) -> None:
     """
     Secure *leg*, which nobody reads, by a handshake that *start* begins.
 
-    When it is done nobody reads the leg again.  Raises :class:`HandshakeFailed`; cancelling aborts
-    the leg.
+    When it is done nobody reads the leg again.  Raises :class:`HandshakeFailed` when the leg is
+    gone, which a client that we refuse has two seconds for; cancelling aborts the leg.
     """
-    shaking = _Shaking()
+    shaking = _Shaking(leg, clock)
     leg.protocol = shaking
     shaking.makeConnection(leg)
     if not leg.connected:
         raise HandshakeFailed("the connection was lost")
+    leg.when_refused = shaking.refused
     start()
     leg.startReading()
     try:
@@ -59,4 +73,6 @@ async def shake_hands(leg: Leg, start: Callable[[], None], clock: IReactorTime) 
     except CancelledError:
         leg.abortConnection()
         raise
+    finally:
+        leg.when_refused = None
     leg.stopReading()

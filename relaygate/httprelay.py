@@ -171,6 +171,13 @@ class HTTPRelay:
         pump = self._pumps.get(Side.BACKEND)
         return bool((pump and pump.holding) or self._client.full)
 
+    def drop_broken(self) -> bool:
+        """See :class:`relaygate.httpwatch.IWatched`: its end is told as any other then."""
+        broken = self._client.leg.broken
+        if broken:
+            self._client.leg.abortConnection()
+        return broken
+
     # -- what comes on the connections ----------------------------------------------------------
 
     def received(self, end: HTTPEnd, data: bytes) -> None:

@@ -19,6 +19,8 @@ from relaygate.protocols.httpeffects import Wait
 
 # How often it is looked at how much of a body has moved.
 LOOK_S = 10.0
+# In these a client may not be read, since it is ahead or the backend takes nothing.
+_UNREAD = (Wait.RESPONSE, Wait.LATE_RESPONSE, Wait.BODY, Wait.STREAM)
 # A client that takes no byte of a response for so long is not reading it.  Kernels tell of what was
 # read in large steps, so a slow one needs time to show.
 UNREAD_LIMIT_S = 300.0
@@ -43,6 +45,9 @@ class IWatched(Interface):
     def client_full(self) -> bool:
         """Whether bytes wait for the client."""
 
+    def drop_broken(self) -> bool:
+        """Whether the client's connection is broken, which is not told while nobody reads it."""
+
 
 class Watch:
     """Calls *timed_out* when the time is up for what *watched* waits for."""
@@ -66,6 +71,7 @@ class Watch:
         }
         self._waits_for: tuple[Wait, int, int] = (Wait.NOTHING, 0, 0)
         self._call: IDelayedCall | None = None
+        self._left_s = 0.0
         self._moved = 0
         self._since = 0.0
         self._was_full = False
@@ -80,7 +86,12 @@ class Watch:
         if limit_s is not None:
             self._note(self._progress)
             self._was_full = False
-            self._call = self._clock.callLater(limit_s, self._reached)
+            self._look_within(limit_s)
+
+    def _look_within(self, limit_s: float) -> None:
+        step_s = min(limit_s, LOOK_S) if self._waits_for[0] in _UNREAD else limit_s
+        self._left_s = limit_s - step_s
+        self._call = self._clock.callLater(step_s, self._reached)
 
     def stop(self) -> None:
         """It waits for nothing."""
@@ -91,8 +102,13 @@ class Watch:
 
     def _reached(self) -> None:
         self._call = None
-        if self._waits_for[0] in (Wait.BODY, Wait.STREAM) and self._moves_on():
-            self._call = self._clock.callLater(LOOK_S, self._reached)
+        wait = self._waits_for[0]
+        if wait in _UNREAD and self._watched.drop_broken():
+            return
+        if wait in (Wait.BODY, Wait.STREAM) and self._moves_on():
+            self._left_s = LOOK_S
+        if self._left_s > 0:
+            self._look_within(self._left_s)
             return
         self.stop()
         self._timed_out()

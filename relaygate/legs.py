@@ -22,6 +22,7 @@ Only protocols that own a leg, and :mod:`relaygate.relay`, end, pause or abort o
 from __future__ import annotations
 
 import fcntl
+import select
 import socket
 import struct
 import sys
@@ -37,6 +38,8 @@ from relaygate.quiettls import QuietTLS
 from relaygate.tlsrecords import TLS_RECORD, receive_record, send_record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.python.failure import Failure
 
     _Base = tcp.Connection
@@ -111,6 +114,10 @@ class Leg(_Base):
     _quiet: QuietTLS | None = None
     # The end of a TLS stream came behind the last load: the reactor will not tell of it again.
     end_behind = False
+    # Told of a client's handshake that has failed while the connection lives, and our alert is on
+    # its way: the leg is a plain one then, and still to be ended.
+    when_refused: Callable[[TLSFailed], None] | None = None
+    _accepting = False
     _handshaking = False
     _peeking = False
     _aborts = False
@@ -198,6 +205,19 @@ class Leg(_Base):
         """How many bytes that a protocol wrote still wait in user space."""
         return self._tempDataLen + len(self.dataBuffer) - self.offset
 
+    @property
+    def broken(self) -> bool:
+        """
+        Whether the kernel knows of a reset or a time-out: a leg that nobody reads hears of neither.
+
+        A stream that has ended, in either direction or both, is not broken.
+        """
+        if not self.connected:
+            return False
+        poll = select.poll()
+        poll.register(self.socket, 0)
+        return any(events & select.POLLERR for _, events in poll.poll(0))
+
     def abort_by_default(self) -> None:
         """From now on the end of this process resets the connection; only an orderly close ends
         it.
@@ -227,6 +247,7 @@ class Leg(_Base):
         self._quiet = quiet
         self.tls = tls = quiet or SSL.Connection(context, self.socket)
         self._handshaking = True
+        self._accepting = server
         if server:
             tls.set_accept_state()
         else:
@@ -259,7 +280,15 @@ class Leg(_Base):
             self.startWriting()
             return None
         except SSL.Error as error:
-            return TLSFailed(tls_error_text(error))
+            failed = TLSFailed(tls_error_text(error))
+            lives = not isinstance(error, SSL.SysCallError)
+            if not (lives and self._accepting and self.when_refused):
+                return failed
+            self._handshaking = False
+            self.tls = self._quiet = None
+            self.stopWriting()
+            self.when_refused(failed)
+            return None
         self._handshaking = False
         # The waits above have stopped the writing that a protocol may have asked for meanwhile.
         if self.unsent or self._writeDisconnecting:

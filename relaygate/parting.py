@@ -19,6 +19,8 @@ from relaygate.legs import Leg
 
 # Seconds that a client has to read our words and close.
 PARTING_LIMIT_S = 2.0
+# How much of what it sends meanwhile is taken: more than kernels and networks have on the way.
+PARTING_LIMIT_BYTES = 64 * 1024 * 1024
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener)
@@ -28,6 +30,13 @@ class _Parting(Protocol):
     def __init__(self, limit: IDelayedCall, gone: Callable[[], None]) -> None:
         self._limit = limit
         self._gone = gone
+        self._taken = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        """See :class:`twisted.internet.interfaces.IProtocol`."""
+        self._taken += len(data)
+        if self._taken > PARTING_LIMIT_BYTES:
+            cast(Leg, self.transport).abortConnection()
 
     def readConnectionLost(self) -> None:
         """See :class:`twisted.internet.interfaces.IHalfCloseableProtocol`."""

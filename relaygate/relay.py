@@ -9,7 +9,8 @@ stands in for the other: in FTP's stream mode an orderly end means "the file is 
 
 What could wait for ever has a limit: a relay with one direction ended in which nothing moves
 (lesson 19), a sink that takes nothing while bytes wait for it, and the service's own idle limit.
-A relay that may idle and does has no timer at all.
+In the first two a leg is not read, and would not hear of its peer's reset: the kernel is asked now
+and then.  A relay that may idle and does has no timer at all.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ HALF_CLOSED_LIMIT_S = 900.0
 STALL_LIMIT_S = 3600.0
 # A limit is looked at this many times while it lasts, so it strikes at most a quarter late.
 LOOKS = 4
+# Seconds between two looks at legs that are not read.  One that is broken is given up when nothing
+# has moved in between: what it had sent before may still be on its way to a slow sink.
+UNREAD_LOOK_S = 10.0
 
 
 @implementer(IHalfCloseableProtocol)
@@ -98,7 +102,7 @@ class Relay:
         self._outcome: Outcome | None = None
         self._legs_left = 2
         self._watch: IDelayedCall | None = None
-        self._quiet_looks = 0
+        self._quiet_s = 0.0
         self._looked_bytes = 0
         self._watched_s = 0.0
 
@@ -210,7 +214,7 @@ class Relay:
 
     def load_held(self) -> None:
         """See :class:`relaygate.pump.IPumpOwner`."""
-        if self._watch is None or self._watched_s > STALL_LIMIT_S:
+        if self._watch is None or self._watched_s > UNREAD_LOOK_S:
             self._arm()
 
     def _stop_pumps(self) -> None:
@@ -230,6 +234,11 @@ class Relay:
             limits.append((STALL_LIMIT_S, "bytes waited for too long"))
         return min(limits, default=None)
 
+    @property
+    def _unread(self) -> bool:
+        """Whether a leg is not read, and so is told of nothing."""
+        return bool(self._ended or self._pump_in.holding or self._pump_out.holding)
+
     def _arm(self) -> None:
         """Begin to watch, or begin anew, if a limit is in force."""
         if self._watch is not None:
@@ -237,10 +246,14 @@ class Relay:
             self._watch = None
         limit = self._limit()
         if limit is not None and self._legs_left:
-            self._quiet_looks = 0
+            self._quiet_s = 0.0
             self._looked_bytes = self.bytes_in + self.bytes_out
-            self._watched_s = limit[0]
-            self._watch = self._clock.callLater(limit[0] / LOOKS, self._look)
+            self._look_later(limit[0])
+
+    def _look_later(self, limit_s: float) -> None:
+        wait_s = min(limit_s / LOOKS, limit_s - self._quiet_s)
+        self._watched_s = min(wait_s, UNREAD_LOOK_S) if self._unread else wait_s
+        self._watch = self._clock.callLater(self._watched_s, self._look)
 
     def _look(self) -> None:
         self._watch = None
@@ -248,8 +261,14 @@ class Relay:
         if limit is None or self._looked_bytes != self.bytes_in + self.bytes_out:
             self._arm()
             return
-        self._quiet_looks += 1
-        if self._quiet_looks == LOOKS:
+        if self._unread:
+            for leg, name in ((self._outer, Cause.CLIENT), (self._inner, self._beyond)):
+                if leg.broken:
+                    self._outcome = self._outcome or self._broken(name)
+                    self._abort_legs()
+                    return
+        self._quiet_s += self._watched_s
+        if self._quiet_s >= limit[0]:
             self.abort(Cause.TIMEOUT, limit[1])
         else:
-            self._watch = self._clock.callLater(limit[0] / LOOKS, self._look)
+            self._look_later(limit[0])

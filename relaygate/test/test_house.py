@@ -106,7 +106,7 @@ ORDER: Final = {
     "entrytalk": 335,
     "draining": 330,
     "admin": 330,
-    "handshake": 330,
+    "handshake": 335,
     "desk": 335,
     "parting": 330,
     "statuspage": 330,

@@ -22,6 +22,7 @@ from relaygate.legs import (
     KEEP_COUNT,
     KEEP_IDLE_S,
     KEEP_INTERVAL_S,
+    Leg,
 )
 from relaygate.test.dataplane import (
     HalfRecorder,
@@ -29,6 +30,7 @@ from relaygate.test.dataplane import (
     Recorder,
     accepted,
     dialled,
+    gone,
     server_context,
 )
 from relaygate.test.farend import LOOPBACK, MB, Peer, payload, until
@@ -188,3 +190,47 @@ class FirstByteTests(LegCase):
                 await recorder.gone(), ConnectionLost if reset else ConnectionDone
             )
             self.assertEqual(recorder.peeked, b"")
+
+
+class BrokenTests(LegCase):
+    """What the kernel knows of a leg that nobody reads."""
+
+    async def unread(self) -> tuple[Leg, Peer]:
+        """A leg that is not read, and the other end."""
+
+        class Sleeping(HalfRecorder):
+            def connectionMade(self) -> None:
+                self.leg.stopReading()
+
+        recorder = Sleeping()
+        peer = Peer(await self.connect(recorder))
+        self.addCleanup(peer.close)
+        return recorder.leg, peer
+
+    async def test_reset(self) -> None:
+        """A reset is known, bytes before it or not, and asking does not take it away."""
+        for data in (b"", b"bytes"):
+            leg, peer = await self.unread()
+            self.assertFalse(leg.broken)
+            peer.send(data)
+            await peer.emptied()
+            peer.reset()
+            await until(lambda leg=leg: leg.broken, "a reset")  # type: ignore[misc]
+            self.assertTrue(leg.broken)
+            leg.startReading()
+            await gone(leg)
+            self.assertFalse(leg.broken)
+
+    async def test_ends(self) -> None:
+        """Ends are no reset, even if the kernel has closed: what came before them is still here."""
+        leg, peer = await self.unread()
+        leg.loseWriteConnection()
+        peer.send(b"the last words")
+        peer.finish()
+        await peer.got(b"")
+        state = socket.TCP_INFO
+        # linux/tcp.h: the first byte is the state, and 7 is closed.
+        await until(
+            lambda: leg.socket.getsockopt(socket.IPPROTO_TCP, state, 1) == b"\x07", "both ends"
+        )
+        self.assertFalse(leg.broken)

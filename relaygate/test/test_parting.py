@@ -7,6 +7,7 @@ from typing import Any, cast
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
+from relaygate import parting
 from relaygate.errors import REFUSALS
 from relaygate.legs import Leg
 from relaygate.parting import PARTING_LIMIT_S, part
@@ -111,6 +112,15 @@ class PartingTests(TestCase):
             await peer.emptied()
             self.clock.advance(PARTING_LIMIT_S / 20)
         await until(lambda: self.gone, "the leg gone")
+
+    async def test_bytes(self) -> None:
+        """Nor is a client listened to that sends without end."""
+        self.patch(parting, "PARTING_LIMIT_BYTES", 3 * MB)
+        leg, peer = await self.connect()
+        self.part(leg)
+        peer.send(payload(MB), 20)
+        await until(lambda: self.gone, "the leg gone")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_reset(self) -> None:
         """A client that resets instead of listening is gone, and the timer with it."""

@@ -6,9 +6,9 @@ from twisted.trial.unittest import TestCase
 
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.pump import Pump
-from relaygate.relay import HALF_CLOSED_LIMIT_S, STALL_LIMIT_S
+from relaygate.relay import HALF_CLOSED_LIMIT_S, STALL_LIMIT_S, UNREAD_LOOK_S
 from relaygate.test.dataplane import BOTH_TLS, SPLICED, WAYS, Bench, every_way, held
-from relaygate.test.farend import MB, Ending, payload, unchanged
+from relaygate.test.farend import MB, Ending, payload, unchanged, until
 
 IDLE_S = 100.0
 LATE = 1.25
@@ -181,19 +181,6 @@ class StallTests(LimitCase):
                 self.assertEqual(bench.clock.getDelayedCalls(), [])
                 await self.alive(bench)
 
-    async def test_a_paused_leg_is_blind(self) -> None:
-        """A source that is gone while it is not read is noticed by the limit, if by nothing."""
-        for way in (SPLICED, BOTH_TLS):
-            async with Bench(way) as bench:
-                await self.fill(bench, towards_client=True)
-                bench.backend.reset()
-                await self.rests(bench)
-                self.assertIsNone(bench.outcome)
-                bench.pass_time(STALL_LIMIT_S * LATE)
-                self.assertEqual((await bench.over()).cause, Cause.TIMEOUT)
-                bench.client.resume()
-                self.assertIs(await bench.client.ended(), Ending.RESET)
-
     async def test_long_idle_limit_does_not_delay_it(self) -> None:
         """The stall limit holds, at most a quarter late, where the idle limit is far longer."""
         async with Bench(SPLICED, idle_timeout_s=10 * STALL_LIMIT_S) as bench:
@@ -214,3 +201,66 @@ class StallTests(LimitCase):
                 await unchanged(lambda: pump.moved)
                 self.assertTrue(pump.holding)
             self.assertIsNone(bench.outcome)
+
+
+class UnreadTests(LimitCase):
+    """A leg that is not read is told of nothing: it is asked."""
+
+    async def broken(self, bench: Bench, cause: Cause, words: str) -> None:
+        """Check that the relay ends within two looks for *cause*."""
+        await self.rests(bench)
+        self.assertIsNone(bench.outcome)
+        bench.pass_time(2 * UNREAD_LOOK_S)
+        self.assertEqual(await bench.over(), Outcome(cause, Phase.RELAY, words))
+
+    async def test_reset_while_paused(self) -> None:
+        """Requirement 82: a sender that resets while its reader sleeps is noticed in seconds."""
+        for way in WAYS:
+            for towards_client in (True, False):
+                async with Bench(way) as bench:
+                    await self.fill(bench, towards_client=towards_client)
+                    (bench.backend if towards_client else bench.client).reset()
+                    cause = Cause.BACKEND if towards_client else Cause.CLIENT
+                    await self.broken(bench, cause, "connection reset")
+                    other = bench.client if towards_client else bench.backend
+                    other.resume()
+                    self.assertIs(await other.ended(), Ending.RESET)
+
+    async def test_reset_after_its_end(self) -> None:
+        """So is one that ended its stream, waits for the answer and then resets (Lesson 19)."""
+        for way in WAYS:
+            for side in (0, 1):
+                async with Bench(way) as bench:
+                    first, second = bench.peers if side == 0 else bench.peers[::-1]
+                    first.finish()
+                    await second.got(b"")
+                    first.reset()
+                    cause = Cause.CLIENT if side == 0 else Cause.BACKEND
+                    await self.broken(bench, cause, "closed without reading to the end")
+
+    async def test_not_while_bytes_move(self) -> None:
+        """What a sender left behind still goes to a reader that takes it, before the reset."""
+        async with Bench(SPLICED) as bench:
+            pump = await self.fill(bench, towards_client=True)
+            bench.backend.reset()
+            await self.rests(bench)
+            for _ in range(3):
+                bench.pass_time(UNREAD_LOOK_S - 1)
+                before = pump.moved
+                bench.client.resume()
+                await until(lambda before=before: pump.moved > before, "more bytes")  # type: ignore[misc]
+                bench.client.pause()
+                if bench.outcome is not None:
+                    break
+            bench.client.resume()
+            self.assertIs(await bench.client.ended(), Ending.RESET)
+            self.assertEqual((await bench.over()).cause, Cause.BACKEND)
+
+    async def test_only_one_timer(self) -> None:
+        """Sinks that fill up again and again do not make timers."""
+        async with Bench(SPLICED, idle_timeout_s=IDLE_S) as bench:
+            for _ in range(3):
+                await self.fill(bench, towards_client=True)
+                self.assertEqual(len(bench.clock.getDelayedCalls()), 1)
+                bench.client.resume()
+                await until(lambda: not bench.relay._pump_out.holding, "a sink with room")

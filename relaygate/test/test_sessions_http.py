@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
+import time
 from typing import Any
 
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from relaygate import bodypump, httppool, httprelay, httpwatch
+from relaygate import bodypump, httppool, httprelay, httpwatch, relay
 from relaygate.config import HTTPConfig
 from relaygate.test.httppeers import (
     GET,
@@ -495,6 +498,13 @@ class RefusalTests(HTTPCase):
         self.assertIn('path="/%0a\'status=200"', line)
 
 
+class Deaf(Protocol):
+    """A backend that reads nothing."""
+
+    def connectionMade(self) -> None:
+        self.transport.pauseProducing()  # type: ignore[union-attr]
+
+
 class LimitTests(HTTPCase):
     """Requirement 86: time."""
 
@@ -542,9 +552,10 @@ class LimitTests(HTTPCase):
         await until(lambda: script.connections[-1].over is not None, "the backend's end")
 
     async def test_unread(self) -> None:
-        """A client that does not read what it asked for is cut off."""
+        """A client that does not read what it asked for is cut off, on both nodes."""
         self.patch(httpwatch, "LOOK_S", 0.2)
         self.patch(httpwatch, "UNREAD_LIMIT_S", 0.6)
+        self.patch(relay, "UNREAD_LOOK_S", 0.2)
         body = b"x" * 60_000_000
         await self.serve(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         with logged() as events:
@@ -552,7 +563,44 @@ class LimitTests(HTTPCase):
             self.addCleanup(client.close)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sendall(GET)
-            await self.ends(events, 1)
-            client.close()
             await self.ends(events)
         self.assertIn("moved too slowly", "".join(lines(events, " request: ")))
+
+    async def test_gone_unread(self) -> None:
+        """A client that resets while it is not read, for its backend takes nothing, is noticed."""
+        self.patch(httpwatch, "LOOK_S", 0.2)
+        self.patch(relay, "UNREAD_LOOK_S", 0.2)
+        await self.serve(over=lambda _script: Factory.forProtocol(Deaf))
+        with logged() as events, socket.create_connection(("127.0.0.1", self.port), 20) as client:
+            client.setblocking(False)
+            client.send(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 90000000\r\n\r\n")
+            data = b"x" * 1_000_000
+
+            def stuck() -> bool:
+                try:
+                    client.send(data)
+                except BlockingIOError:
+                    return True
+                return False
+
+            # More than once, since what is full in front may still flow on behind.
+            for _ in range(20):
+                await until(stuck, "a full way")
+                await in_thread(time.sleep, 0.05)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            ended = await self.ends(events)
+        self.assertIn("client lost", "".join(lines(events, " request: ")))
+        self.assertEqual(sum("outcome=client/relay" in line for line in ended), 2)
+
+    async def test_gone_ahead(self) -> None:
+        """So is one that has sent so much ahead of its turn that it is not read."""
+        self.patch(httpwatch, "LOOK_S", 0.2)
+        script = await self.serve(None)
+        with logged() as events, socket.create_connection(("127.0.0.1", self.port), 20) as client:
+            await in_thread(client.sendall, GET * 5000)
+            await until(lambda: script.requests, "a request")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            await self.ends(events)
+        self.assertIn("client lost", "".join(lines(events, " request: ")))

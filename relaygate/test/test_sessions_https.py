@@ -57,7 +57,8 @@ class HTTPSCase(HTTPCase):
         try:
             self.connect(name, **settings)
         except ssl.SSLError as error:
-            return str(error.reason)
+            # Python has no name of its own for some alerts; OpenSSL has.
+            return error.reason or str(error)
         except OSError as error:
             return type(error).__name__
         return ""
@@ -97,14 +98,40 @@ class OpenedTests(HTTPSCase):
         self.assertEqual(script.heard.count(b"X-Forwarded-Proto: https\r\n"), 2)
 
     async def test_other_protocol(self) -> None:
-        """Requirement 43: who wants another protocol is refused (ALPACA)."""
+        """
+        Requirement 43: who wants another protocol is refused (ALPACA), and hears why: our reset
+        does not overtake the alert.
+        """
         await self.serve(protocol="https", service={"tls": self.pair("files.example")})
 
-        with logged() as events:
-            self.assertNotEqual(await in_thread(self.alert, "files.example", alpn=("ftp",)), "")
-            await self.ends(events)
+        for version in VERSIONS:
+            with logged() as events:
+                said = await in_thread(
+                    self.alert,
+                    "files.example",
+                    alpn=("ftp",),
+                    minimum_version=version,
+                    maximum_version=version,
+                )
+                await self.ends(events)
+            self.assertIn("no application protocol", said)
         self.assertIn("another protocol than HTTP/1.1", "".join(lines(events, " end: ")))
         self.assertEqual(self.script.requests, [])
+
+    async def test_refused_and_silent(self) -> None:
+        """Who does not close after our alert is not waited for, and leaves nothing behind."""
+        await self.serve(protocol="https", service={"tls": self.pair("files.example")})
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["ftp"])
+        wire = ssl.MemoryBIO()
+        client = context.wrap_bio(ssl.MemoryBIO(), wire, server_hostname="files.example")
+        self.assertRaises(ssl.SSLWantReadError, client.do_handshake)
+        with logged() as events, socket.create_connection(("127.0.0.1", self.port), 30) as plain:
+            plain.sendall(wire.read())
+            said = await in_thread(read_all, plain)
+            await self.ends(events)
+        # A record of type alert (RFC 8446 sections 5.1 and 6): fatal, no_application_protocol.
+        self.assertEqual((said[0], said[5:7]), (21, bytes((2, 120))))
 
     async def test_certificates(self) -> None:
         """Each name is met with its certificate, wildcards and unknown ones too."""
