@@ -35,7 +35,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 
 from relaygate.quiettls import QuietTLS
-from relaygate.tlsrecords import TLS_RECORD, receive_record, send_record
+from relaygate.tlsrecords import TLS_RECORD, receive_record, send_record, tls_error_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -441,12 +441,3 @@ class Leg(_Base):
             except OSError:
                 pass
         super()._closeSocket(orderly)
-
-
-def tls_error_text(error: SSL.Error) -> str:
-    """OpenSSL's own words for *error*, short."""
-    if isinstance(error, SSL.SysCallError):
-        return str(error.args[-1]) if error.args else "connection lost"
-    if error.args and isinstance(error.args[0], list):
-        return ", ".join(str(entry[-1]) for entry in error.args[0]) or "connection lost"
-    return str(error) or "connection lost"

@@ -6,6 +6,8 @@ out of that; its ``send`` prepares more than it sends.  That is a fifth of what 
 this file, and no other, reaches past it for its binding of OpenSSL.  It takes nothing on itself but
 success: whatever else a call comes to, the public method repeats it and raises what is to be
 raised.  Where a later pyOpenSSL has its binding elsewhere, the public methods do all of it.
+
+OpenSSL's words for what went wrong are read here as well.
 """
 
 from __future__ import annotations
@@ -45,3 +47,12 @@ def send_record(tls: SSL.Connection, data: memoryview | bytes) -> int:
 def _handle(tls: SSL.Connection) -> Any:
     """OpenSSL's object behind *tls*; None for subclasses, which do these things their own way."""
     return getattr(tls, "_ssl", None) if DIRECT and type(tls) is SSL.Connection else None
+
+
+def tls_error_text(error: SSL.Error) -> str:
+    """OpenSSL's own words for *error*, short."""
+    if isinstance(error, SSL.SysCallError):
+        return str(error.args[-1]) if error.args else "connection lost"
+    if error.args and isinstance(error.args[0], list):
+        return ", ".join(str(entry[-1]) for entry in error.args[0]) or "connection lost"
+    return str(error) or "connection lost"
