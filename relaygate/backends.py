@@ -11,10 +11,14 @@ from relaygate.addresses import HostPort
 from relaygate.balance import Group, Member
 from relaygate.dial import DialFailed, dial
 from relaygate.errors import NoBackend, TooSlow
+from relaygate.hedging import HedgeBudget, Race
 from relaygate.legs import Leg
 
 # Seconds for one backend, if the session's patience lasts that long.
 CONNECT_LIMIT_S = 5.0
+# Seconds for which one is dialled alone. The kernel sends a lost SYN again after one second
+# (RFC 6298, section 2), and the DMZ node asks another internal node only after two.
+ALONE_S = 1.25
 
 Backend = Member[HostPort]
 
@@ -34,6 +38,7 @@ class Backends:
         self.name = name
         self.group = group
         self.changed: Callable[[], None] = _nothing
+        self.hedges = HedgeBudget(reactor.seconds)
         self._reactor = reactor
 
     async def reach(
@@ -50,26 +55,13 @@ class Backends:
         *note* is told of each that was not reached, and why.  The one called *prefer* is taken if
         it is up.  Raises a :class:`relaygate.errors.Refusal`.
         """
-        clock, group = self._reactor, self.group
-        tried: list[Backend] = []
-        while (backend := group.pick(address, clock.seconds(), tried, prefer)) is not None:
-            # What is left is shared out, so that one backend that hangs leaves time for the next.
-            share = (end - clock.seconds()) / (1 + group.left([*tried, backend]))
-            tried.append(backend)
-            if share <= 0:
-                group.release(backend)
-                raise TooSlow
-            try:
-                return backend, await dial(clock, backend.target, min(share, CONNECT_LIMIT_S))
-            except DialFailed as error:
-                group.release(backend)
-                note(backend.target, str(error))
-                self.failed(backend, str(error))
-            except BaseException:
-                # The client is gone; that says nothing of the backend.
-                group.release(backend)
-                raise
-        raise NoBackend
+        try:
+            reached = await _Reaching(self, self._reactor, address, end, note, prefer).run()
+        except DialFailed:
+            raise NoBackend from None
+        if reached is None:
+            raise NoBackend
+        return reached
 
     @property
     def up(self) -> bool:
@@ -117,6 +109,74 @@ class Backends:
             }
             for each in self.group.members
         ]
+
+
+class _Reaching(Race[Backend, tuple[Backend, Leg]]):
+    """One session's search among *backends*, as :meth:`Backends.reach` has it."""
+
+    def __init__(
+        self,
+        backends: Backends,
+        reactor: Any,
+        address: str,
+        end: float,
+        note: Callable[[HostPort, str], None],
+        prefer: str | None,
+    ) -> None:
+        super().__init__(reactor, backends.hedges, ALONE_S, DialFailed)
+        self._backends = backends
+        self._group = backends.group
+        self._address = address
+        self._end_at = end
+        self._note = note
+        self._prefer = prefer
+        self._tried: list[Backend] = []
+
+    def choose(self, *, beside: bool) -> Backend | None:
+        """See :class:`Race`."""
+        now, group = self._clock.seconds(), self._group
+        if beside and not group.others_up(self._tried, now):
+            return None
+        backend = group.pick(self._address, now, self._tried, self._prefer)
+        if backend is not None:
+            self._tried.append(backend)
+        return backend
+
+    def more(self) -> bool:
+        """See :class:`Race`."""
+        return self._group.others_up(self._tried, self._clock.seconds())
+
+    async def ask(self, whom: Backend) -> tuple[Backend, Leg]:
+        """See :class:`Race`."""
+        clock, group = self._clock, self._group
+        # What is left is shared out, so that one backend that hangs leaves time for the next.
+        share = (self._end_at - clock.seconds()) / (1 + group.left(self._tried))
+        try:
+            if share <= 0:
+                raise TooSlow
+            return whom, await dial(clock, whom.target, min(share, CONNECT_LIMIT_S))
+        except DialFailed as error:
+            group.release(whom)
+            self._failed_there(whom, str(error))
+            raise
+        except BaseException:
+            # The client is gone, which says nothing of the backend; or another was faster.
+            group.release(whom)
+            raise
+
+    def overtaken(self, whom: Backend) -> None:
+        """See :class:`Race`; the dial that is given up releases it."""
+        self._failed_there(whom, "slower than another")
+
+    def discard(self, answer: tuple[Backend, Leg]) -> None:
+        """See :class:`Race`."""
+        backend, leg = answer
+        self._group.release(backend)
+        leg.abortConnection()
+
+    def _failed_there(self, backend: Backend, reason: str) -> None:
+        self._note(backend.target, reason)
+        self._backends.failed(backend, reason)
 
 
 def _nothing() -> None:

@@ -123,6 +123,13 @@ class Group(Generic[T]):
         """Whether anybody is there who is neither drained nor out."""
         return any(not each.drained and each.health.available(now) for each in self.members)
 
+    def others_up(self, tried: Container[Member[T]], now: float) -> bool:
+        """Whether anybody who is neither drained nor out is not among *tried*."""
+        return any(
+            not each.drained and each not in tried and each.health.available(now)
+            for each in self.members
+        )
+
     def pick(
         self,
         address: str,

@@ -10,6 +10,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from relaygate.admission import Caps, Counted, Throttle
+from relaygate.hedging import HedgeBudget
 from relaygate.outcome import Cause
 from relaygate.pipes import PipeShelf
 from relaygate.relay import Relay
@@ -54,6 +55,8 @@ class Desk:
         self.dropped = Throttle(clock.seconds)
         self.refused = Throttle(clock.seconds)
         self.pending = Counted(pending)
+        # What second nodes may be asked, beside one that has not answered.
+        self.hedges = HedgeBudget(clock.seconds)
         self._sessions = Counted(sessions)
         self._running: dict[str, ISession] = {}
         self._opening: set[str] = set()

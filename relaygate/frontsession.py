@@ -11,24 +11,20 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relaygate.addresses import HostPort
-from relaygate.balance import Group, Member
 from relaygate.desk import Desk
-from relaygate.errors import NoNode, Refusal, Stopping, TooMany, TooSlow
+from relaygate.errors import Refusal, TooMany
 from relaygate.legs import Leg
-from relaygate.listeners import FTP_PROTOCOLS, INode, Listener
+from relaygate.listeners import FTP_PROTOCOLS, Listener
 from relaygate.networks import source_of
+from relaygate.nodesearch import NodeSearch
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.parting import part
 from relaygate.pool import PooledChannel
 from relaygate.protocols.preamble import SessionStart
 from relaygate.protocols.proxyheader import ProxyHeader
 from relaygate.relay import Relay
-from relaygate.rendezvous import meet
 from relaygate.sessionlog import log_end, log_open
 from relaygate.transfers import Control, Transfers
-
-# Seconds from a client's connection to a backend's, over all nodes and backends that are tried.
-OPEN_LIMIT_S = 20.0
 
 
 class FrontSession:
@@ -63,8 +59,7 @@ class FrontSession:
         self._transfers = transfers
         self._clock = desk.clock
         self._began = desk.clock.seconds()
-        self._node = ""
-        self._member: Member[INode] | None = None
+        self._search: NodeSearch | None = None
         self._over = False
 
     async def run(self) -> None:
@@ -100,77 +95,40 @@ class FrontSession:
 
     async def _open(self) -> PooledChannel:
         """A channel to a node that has reached a backend.  Raises a :class:`Refusal`."""
+        mapped = self.offer.mapping is not None
+        self._search = NodeSearch(
+            self._listener,
+            self.address,
+            self._start,
+            self._clock,
+            self._desk.hedges,
+            self._began,
+            self._other_node if mapped else None,
+            self._head_for if mapped else None,
+        )
         try:
-            return await self._try_all()
+            return await self._search.find()
         finally:
             self._head_for(None)
 
-    async def _try_all(self) -> PooledChannel:
-        refusal: Refusal = NoNode()
-        clock, group = self._clock, self._listener.group
-        end = self._began + OPEN_LIMIT_S
-        tried: list[Member[INode]] = []
-        uplinks: list[INode] = []
-        while (member := self._pick(group, tried)) is not None:
-            # What is left is shared out, so that one node that hangs leaves time for the next.
-            patience = max(0.0, end - clock.seconds()) / max(1, group.left(tried))
-            node = member.target
-            tried.append(member)
-            uplinks.append(node)
-            self._member, self._node = member, node.name
-            self._head_for(node.name)
-            try:
-                channel = await meet(
-                    node,
-                    self.offer.tls_channel,
-                    self.address,
-                    self._start,
-                    clock,
-                    clock.seconds() + patience,
-                )
-            except Refusal as error:
-                refusal = error
-                self._release()
-                if not self._over:
-                    self._note_failure(group, member, error)
-                # A newer uplink may have come meanwhile, in the place of the one just tried.
-                tried = [each for each in tried if each.target in uplinks]
-                group = self._listener.group
-            else:
-                group.worked(member, self.address, clock.seconds())
-                return channel
-        raise refusal
-
-    def _pick(self, group: Group[INode], tried: list[Member[INode]]) -> Member[INode] | None:
-        """Who is tried next, behind *tried*; where it passes unopened, the client's other node."""
-        prefer = None
-        if (mapping := self.offer.mapping) is not None:
-            names = {each.name for each in tried}
-            prefer = self._transfers.node_of(self.client[0], self._local[0], mapping, names)
-        return group.pick(self.address, self._clock.seconds(), tried, prefer)
+    def _other_node(self, tried: set[str]) -> str | None:
+        """Where it passes unopened, the client's other node, if that is none of *tried*."""
+        mapping = self.offer.mapping
+        assert mapping is not None
+        return self._transfers.node_of(self.client[0], self._local[0], mapping, tried)
 
     def _head_for(self, node: str | None) -> None:
         if (mapping := self.offer.mapping) is not None:
             self._transfers.heads_for(self.id, self.client[0], self._local[0], mapping, node)
 
-    def _note_failure(self, group: Group[INode], member: Member[INode], error: Refusal) -> None:
-        if isinstance(error, TooMany):
-            # Its caps are no fault of its.
-            return
-        costly = isinstance(error, TooSlow | Stopping)
-        if group.failed(member, self._clock.seconds(), costly=costly):
-            self.log.warn(
-                "node passed over for a while: node={node} service={service} reason={reason!r}",
-                node=member.name,
-                service=self.offer.name,
-                reason=error.meaning,
-            )
+    @property
+    def _node(self) -> str:
+        return "" if self._search is None else self._search.name
 
     def _release(self) -> None:
-        """This session is none of the node's that it was counted for."""
-        member, self._member = self._member, None
-        if member is not None:
-            self._listener.group.release(member)
+        """This session is none of the nodes' that it was counted for."""
+        if self._search is not None:
+            self._search.release()
 
     def _start(self, patience_s: float) -> SessionStart:
         return SessionStart(

@@ -98,8 +98,8 @@ class FaultTests(TestCase):
         self.assertEqual(seen.refused, [])
         self.assertEqual(innocent, [])
         self.assertGreater(seen.served, 100)
-        # One that waited a whole deadline behind a cut wire, and went to the other DMZ node then.
-        self.assertLess(seen.slowest_s, CLIENT_LIMIT_S)
+        # Nobody waited a whole deadline behind a node that was stopped: another was asked.
+        self.assertLess(seen.slowest_s, CLIENT_LIMIT_S / 2)
         for node in (*fleet.dmzs, *fleet.internals):
             self.assertNotIn("Traceback", node.log_file.read_text(), node.name)
 
