@@ -14,6 +14,7 @@ anything is told on the control connection.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -25,12 +26,13 @@ from relaygate.errors import NoTransfer, Refusal, refusal_for
 from relaygate.legs import Leg
 from relaygate.protocols.preamble import SessionReply, TransferStart
 from relaygate.supply import SuppliedChannel
-from relaygate.uplink import ASK_DEADLINE_S, Uplink, UplinkFailed
+from relaygate.uplink import Uplink, UplinkFailed
 
 # The DMZ node listens for 60 seconds and brings a channel within 10.
 ARRIVAL_LIMIT_S = 75.0
-# Seconds for the DMZ node to reach a destination.
+# Seconds for the DMZ node to reach a destination, and to say so.
 CONNECT_LIMIT_S = 15.0
+ANSWER_GRACE_S = 5.0
 # As the uplink's contract bounds the number.
 _NUMBERS = 2**31
 
@@ -177,14 +179,21 @@ class DataWay:
         return await self._ask(session, tls, ask)
 
     async def connect(
-        self, session: str, entry: str, destination: HostPort, *, data: bool, tls: bool
+        self,
+        session: str,
+        entry: str,
+        destination: HostPort,
+        *,
+        data: bool,
+        tls: bool,
+        patience_s: float = CONNECT_LIMIT_S,
     ) -> Transfer:
         """
         Have the DMZ node dial *destination* for *session*, which came to *entry*.
 
-        It has reached it when this returns; with *data* the session may have FTP data connections
-        then.  Raises :class:`TransferFailed`, or the :class:`relaygate.errors.Refusal` that the
-        DMZ node has answered.
+        It has reached it when this returns, within *patience_s* seconds; with *data* the session
+        may have FTP data connections then.  Raises :class:`TransferFailed`, or the
+        :class:`relaygate.errors.Refusal` that the DMZ node has answered.
         """
         return await self._go_out(
             commands.Connect,
@@ -194,7 +203,8 @@ class DataWay:
             host=destination.host,
             port=destination.port,
             data=data,
-            patience=int(CONNECT_LIMIT_S * 1000),
+            patience=int(patience_s * 1000),
+            deadline_s=patience_s + ANSWER_GRACE_S,
         )
 
     async def await_peer(
@@ -213,10 +223,11 @@ class DataWay:
             host=host,
             first=ports[0],
             last=ports[1],
+            deadline_s=CONNECT_LIMIT_S + ANSWER_GRACE_S,
         )
 
     async def _go_out(
-        self, command: type[amp.Command], session: str, tls: bool, **wish: object
+        self, command: type[amp.Command], session: str, tls: bool, **wish: Any
     ) -> Transfer:
         async def ask(uplink: Uplink, number: int) -> tuple[str, int]:
             answer = await uplink.ask(
@@ -224,7 +235,6 @@ class DataWay:
                 session=session,
                 transfer=number,
                 tls=tls,
-                deadline_s=CONNECT_LIMIT_S + ASK_DEADLINE_S,
                 **wish,
             )
             if answer["code"]:

@@ -76,6 +76,7 @@ class DMZNode(Service):
             Caps(config.max_forwards, config.max_forwards_per_address),
             self.transfers,
             self._ports,
+            _most_of_node(config),
         )
         software = f"relaygate {__version__}"
         self.book = NodeBook(reactor, self.listeners, software, self.transfers, self.egress)
@@ -169,6 +170,7 @@ class DMZNode(Service):
             Destinations(config.connect),
             config.connect_from,
             Caps(config.max_forwards, config.max_forwards_per_address),
+            _most_of_node(config),
         )
         self.listeners.rules = config.listen
         self.transfers.ranges.check_again()
@@ -193,12 +195,13 @@ class DMZNode(Service):
         Tell the nodes, close the listeners, and let sessions end; fires when they have, after
         *limit_s* seconds at most.
         """
-        self.log.info("draining: {sessions} sessions run", sessions=len(self.desk))
+        running = len(self.desk) + len(self.egress)
+        self.log.info("draining: {sessions} sessions run", sessions=running)
 
         async def work() -> None:
             await self.book.drain()
             self.listeners.close()
-            await drained(lambda: not len(self.desk), limit_s, self._reactor)
+            await drained(lambda: not (len(self.desk) or len(self.egress)), limit_s, self._reactor)
 
         return Deferred.fromCoroutine(work())
 
@@ -233,3 +236,10 @@ class DMZNode(Service):
         )
         port.startListening()
         return port
+
+
+def _most_of_node(config: DMZConfig) -> int:
+    """How many connections outwards one node may have: where there are others, four fifths."""
+    if len(config.nodes) == 1:
+        return config.max_forwards
+    return max(1, config.max_forwards * 4 // 5)

@@ -40,7 +40,7 @@ from relaygate.listeners import INode
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.passive import PassivePorts
 from relaygate.pipes import PipeShelf
-from relaygate.resolver import NotResolved, Routes, resolve, source_towards
+from relaygate.resolver import Lookups, NotResolved, Routes, source_towards
 from relaygate.sessionlog import log_end, log_event, log_open
 from relaygate.transfers import Control, Transfer, Transfers
 
@@ -48,8 +48,11 @@ from relaygate.transfers import Control, Transfer, Transfers
 CONNECT_LIMIT_S = 15.0
 # Connections of one node that are being made: names that nobody answers must not fill the room.
 MAX_PENDING = 256
+# Ports that one node has open for somebody to come: they are the ports of FTP's transfers, too.
+MAX_AWAITED = 256
 
-Resolve = Callable[[str, float], Awaitable[Sequence[str]]]
+# A name, seconds, and the name of the node that asks.
+Resolve = Callable[[str, float, str], Awaitable[Sequence[str]]]
 
 
 class Egress:
@@ -57,8 +60,9 @@ class Egress:
     All connections outwards.
 
     *policy* is what may be reached, *sources* the address to dial from by IP version, *caps* the
-    most at once, in all and to one address.  *transfers* has the sessions of FTP, *ports* opens
-    ports for what comes back.  :attr:`resolve` gives the addresses of a name, within seconds.
+    most at once, in all and to one address, *most_of_node* those of one node.  *transfers* has the
+    sessions of FTP, *ports* opens ports for what comes back.  :attr:`resolve` gives the addresses
+    of a name, within seconds.
     """
 
     log = Logger()
@@ -72,6 +76,7 @@ class Egress:
         caps: Caps,
         transfers: Transfers,
         ports: PassivePorts,
+        most_of_node: int = 0,
     ) -> None:
         self.reactor = reactor
         self.shelf = shelf
@@ -80,8 +85,10 @@ class Egress:
         self.transfers = transfers
         self.ports = ports
         self.counted = Counted(caps)
+        self.of_nodes = Counted(Caps(0, most_of_node))
         self.pending = Counted(Caps(0, MAX_PENDING))
-        self.resolve: Resolve = lambda name, limit_s: resolve(reactor, name, limit_s)
+        self.awaited = Counted(Caps(0, MAX_AWAITED))
+        self.resolve: Resolve = Lookups(reactor).resolve
         self._routes = Routes()
         self.is_own = self._routes.is_own
         self.refused = Throttle(reactor.seconds)
@@ -90,11 +97,14 @@ class Egress:
     def __len__(self) -> int:
         return len(self._all)
 
-    def use_policy(self, policy: Destinations, sources: Mapping[int, str], caps: Caps) -> None:
+    def use_policy(
+        self, policy: Destinations, sources: Mapping[int, str], caps: Caps, most_of_node: int = 0
+    ) -> None:
         """Ask these from now on; what stands already stands."""
         self.policy = policy
         self.sources = sources
         self.counted.caps = caps
+        self.of_nodes.caps = Caps(0, most_of_node)
 
     async def connect(
         self,
@@ -192,6 +202,7 @@ class _Outward:
         self._began = egress.reactor.seconds()
         self._address = ""
         self._counted = ""
+        self._awaits = False
         self._transfer: Transfer | None = None
         self._work: Deferred[tuple[str, int]] | None = None
         self._over = False
@@ -270,7 +281,11 @@ class _Outward:
         host = egress.sources.get(6 if ":" in first else 4) or source_towards(first)
         if host is None:
             raise _Refused(NetworkUnreachable(), "no way leads there")
+        if not egress.awaited.has_room(self.node.name):
+            raise _Refused(TooMany(), "too many ports of this node are open")
         self._take_place(first)
+        egress.awaited.add(self.node.name)
+        self._awaits = True
         control = Control(self._session, self.node.name, (first, 0), (host, 0))
         self._transfer = transfer = self._carrier(control)
         transfer.tells_peer = True
@@ -287,7 +302,7 @@ class _Outward:
             raise _Refused(NotAllowed(), _forbidden(self._wanted, ()))
         else:
             try:
-                found = await self._egress.resolve(self._wanted.host, limit_s)
+                found = await self._egress.resolve(self._wanted.host, limit_s, self.node.name)
             except NotResolved as error:
                 raise _Refused(NoSuchName(), str(error)) from None
         # An address that a resolver dresses up is none that may be dialled.
@@ -298,10 +313,13 @@ class _Outward:
         return [(address, self._egress.is_own(address)) for address in literals]
 
     def _take_place(self, address: str) -> None:
-        counted = self._egress.counted
+        counted, of_nodes = self._egress.counted, self._egress.of_nodes
         if not counted.has_room(address):
             raise _Refused(TooMany(), "too many connections outwards")
+        if not of_nodes.has_room(self.node.name):
+            raise _Refused(TooMany(), "too many connections outwards of this node")
         counted.add(address)
+        of_nodes.add(self.node.name)
         self._counted = self._address = address
 
     def _carrier(self, control: Control) -> Transfer:
@@ -327,6 +345,7 @@ class _Outward:
             self._work.cancel()
 
     def _opened(self) -> None:
+        self._awaits_no_more()
         log_open(self._egress.log, **self._fields())
 
     def _carried(self, transfer: Transfer) -> None:
@@ -354,8 +373,10 @@ class _Outward:
             return
         self._over = True
         egress = self._egress
+        self._awaits_no_more()
         if self._counted:
             egress.counted.remove(self._counted)
+            egress.of_nodes.remove(self.node.name)
         egress.forget(self._session, self._number)
         seconds = round(egress.reactor.seconds() - self._began, 3)
         log_end(
@@ -366,6 +387,11 @@ class _Outward:
             bytes_out=bytes_out,
             seconds=seconds,
         )
+
+    def _awaits_no_more(self) -> None:
+        if self._awaits:
+            self._awaits = False
+            self._egress.awaited.remove(self.node.name)
 
     def _fields(self) -> dict[str, object]:
         return {

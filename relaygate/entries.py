@@ -15,24 +15,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any, cast
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relaygate.addresses import AddressError, HostPort, host_name
-from relaygate.admission import Caps, Counted, Tally, Throttle
+from relaygate.admission import Caps, Counted, Tally
 from relaygate.dataway import TransferFailed
+from relaygate.departures import Departures
 from relaygate.destinations import Destinations
 from relaygate.entrytalk import NoWish, Talk, Users, Wish, listen_to
-from relaygate.errors import NobodyCame, NotAllowed, Refusal, Stopping
+from relaygate.errors import NobodyCame, NotAllowed, Refusal, Stopping, TooMany
 from relaygate.ftprelay import FTPRelay
 from relaygate.ftpsettings import FTPFacts, FTPSettings
 from relaygate.legs import Leg
+from relaygate.networks import literal_of
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.parting import part
 from relaygate.pipes import PipeShelf
@@ -42,8 +42,9 @@ from relaygate.servicetls import BackendTLS
 from relaygate.sessionlog import log_end, log_event, log_open
 from relaygate.wayout import Found, WayOut
 
-# Programs of one address that have not said yet what they want.
+# Programs that have not said yet what they want: those of one address, and all of them.
 MAX_PENDING = 512
+MAX_ALL_PENDING = 2048
 
 
 @dataclass
@@ -77,6 +78,8 @@ class Entry:
     def __post_init__(self) -> None:
         self.sessions = Counted(self.caps)
         self.pending = Counted(Caps(0, MAX_PENDING))
+        # The same, as they came; they are no sessions that the caps are about.
+        self.waiting: dict[EntrySession, None] = {}
         self.tally = Tally()
 
     def use_files(self, files: ServiceFiles) -> None:
@@ -89,11 +92,28 @@ class Entry:
     def take_over(self, older: Entry) -> None:
         """Count on where *older*, whose place this one takes, has come to."""
         self.sessions, self.pending, self.tally = older.sessions, older.pending, older.tally
+        self.waiting = older.waiting
         self.sessions.caps = self.caps
 
     def admits(self, address: str) -> bool:
         """Whether who comes from *address* may come at all."""
-        return not self.allow or any(ip_address(address) in network for network in self.allow)
+        if not self.allow:
+            return True
+        literal = literal_of(address)
+        return any(literal in network for network in self.allow)
+
+    def has_room_for_pending(self, address: str) -> bool:
+        """
+        Whether one more from *address* may take its time to say what it wants.
+
+        Where there is no room for any, the one goes that has been there longest.
+        """
+        if not self.pending.has_room(address):
+            return False
+        if len(self.waiting) >= MAX_ALL_PENDING:
+            oldest = next(iter(self.waiting))
+            oldest.abort(Cause.POLICY, "has said nothing, and too many others have come")
+        return True
 
     def allows(self, user: str, wanted: HostPort, *, binds: bool) -> bool:
         """Whether *user* ("" where nobody is named) may go to *wanted*."""
@@ -107,14 +127,15 @@ class Entry:
 @dataclass(frozen=True)
 class Surroundings:
     """
-    What all sessions of all entries share; *new_id* makes a session's id, and while *draining* says
-    so no session begins.
+    What all sessions of all entries share; *new_id* makes a session's id, *departures* tells who
+    leaves before it is served, and while *draining* says so no session begins.
     """
 
     reactor: Any
     shelf: PipeShelf
     way: WayOut
     new_id: Callable[[], str]
+    departures: Departures
     draining: Callable[[], bool] = lambda: False
 
 
@@ -145,10 +166,11 @@ class EntrySession:
         self._ended = ended
         self._talk = entry.talk(entry.users)
         self._pending = True
+        self._counted = False
         self._over = False
         self._work: Deferred[None] | None = None
-        entry.sessions.add(self.client[0])
         entry.pending.add(self.client[0])
+        entry.waiting[self] = None
 
     def start(self) -> None:
         """Begin."""
@@ -166,10 +188,14 @@ class EntrySession:
             return
         self._settled()
         self.user = wish.user
+        departures = self._around.departures
         try:
+            self._take_place()
             wanted = self._allowed(wish)
             if self._around.draining():
                 raise Stopping
+            ends = self._talk.awaits_answer and not self._talk.rest
+            departures.watch(self._leg, self._left, by_end=ends)
             if wish.binds:
                 inner = await self._await(wanted)
             else:
@@ -180,11 +206,24 @@ class EntrySession:
             outcome = Outcome(refusal.cause, Phase.OPEN, refusal.detail or refusal.meaning)
             self._part(self._talk.refused(refusal), outcome)
             return
+        finally:
+            departures.forget(self._leg)
         if not self._leg.connected:
             inner.abortConnection()
             self._end(Outcome(Cause.CLIENT, Phase.OPEN, "the client has left"))
             return
         self._join(wish, wanted, inner)
+
+    def _take_place(self) -> None:
+        """Be one of the sessions that the caps are about.  Raises :class:`TooMany`."""
+        sessions, address = self._entry.sessions, self.client[0]
+        if not sessions.has_room(address):
+            raise TooMany
+        sessions.add(address)
+        self._counted = True
+
+    def _left(self) -> None:
+        self.abort(Cause.CLIENT, "the client has left")
 
     # -- what it wants --------------------------------------------------------------------------
 
@@ -294,13 +333,15 @@ class EntrySession:
         if self._pending:
             self._pending = False
             self._entry.pending.remove(self.client[0])
+            del self._entry.waiting[self]
 
     def _end(self, outcome: Outcome) -> None:
         if self._over:
             return
         self._over = True
         self._settled()
-        self._entry.sessions.remove(self.client[0])
+        if self._counted:
+            self._entry.sessions.remove(self.client[0])
         if self.found is not None:
             self.found.link.release()
         tally = self._entry.tally
@@ -370,67 +411,14 @@ class EntrySession:
         if self.relay is not None:
             self.relay.abort(cause, detail)
             return
+        # First, since what is given up would say that it was a fault.
+        self._end(Outcome(cause, Phase.ADMIT if self._talk.wish is None else Phase.OPEN, detail))
         if self._work is not None:
             self._work.cancel()
         self._leg.abortConnection()
-        self._end(Outcome(cause, Phase.OPEN, detail))
 
     def _broken(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
             self.log.failure("session {session} failed", failure, session=self.id)
         self._leg.abortConnection()
         self._end(Outcome(Cause.FAULT, Phase.OPEN, "internal error"))
-
-
-class EntryPort(Factory):
-    """
-    The factory of an entry's listening socket: lets programs in.
-
-    *begin* starts the session of a leg, which is not read.
-    """
-
-    noisy = False
-    log = Logger()
-
-    def __init__(self, entry: Entry, reactor: Any, begin: Callable[[Leg], None]) -> None:
-        self._entry = entry
-        self._begin = begin
-        self._dropped = Throttle(reactor.seconds)
-
-    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
-        address = str(getattr(addr, "host", addr))
-        entry = self._entry
-        if not entry.admits(address):
-            self._note_drop(address, "its address is not among those allowed")
-        elif not entry.sessions.has_room(address):
-            self._note_drop(address, "too many sessions")
-        elif not entry.pending.has_room(address):
-            self._note_drop(address, "too many have not said what they want")
-        else:
-            return _Arriving(self._begin)
-        return None
-
-    def _note_drop(self, address: str, reason: str) -> None:
-        if self._dropped.passes():
-            self.log.warn(
-                "connection dropped: entry={entry} client={client} reason={reason!r}"
-                " not_logged={not_logged}",
-                entry=self._entry.name,
-                client=address,
-                reason=reason,
-                not_logged=self._dropped.take_suppressed(),
-            )
-
-
-class _Arriving(Protocol):
-    """A program's connection until its session has it."""
-
-    def __init__(self, begin: Callable[[Leg], None]) -> None:
-        self._begin = begin
-
-    def connectionMade(self) -> None:
-        """See :class:`twisted.internet.interfaces.IProtocol`."""
-        leg = cast(Leg, self.transport)
-        leg.abort_by_default()
-        self._begin(leg)

@@ -67,9 +67,18 @@ class NoWish(Exception):
 
 
 class Talk(Interface):
-    """One program's talk."""
+    """
+    One program's talk.
+
+    With :attr:`awaits_answer` a program that has said its wish waits for the answer to it: whose
+    stream ends before has left, and is not just one that has no more to say.
+    """
 
     wish: Wish | None
+
+    @property
+    def awaits_answer(self) -> bool:
+        """See above."""
 
     @property
     def rest(self) -> bytes:
@@ -87,6 +96,8 @@ class Talk(Interface):
 
 class SocksTalk:
     """SOCKS 5 and 4A; with *users* one of them has to be named, by SOCKS 5."""
+
+    awaits_answer = True
 
     def __init__(self, users: Users, *, may_bind: bool) -> None:
         self.wish: Wish | None = None
@@ -168,6 +179,11 @@ class ProxyTalk:
         self._reader = proxyhead.ProxyReader()
 
     @property
+    def awaits_answer(self) -> bool:
+        """See :class:`Talk`."""
+        return self._reader.found is not None and self._reader.found.tunnel
+
+    @property
     def rest(self) -> bytes:
         """See :class:`Talk`."""
         return self._reader.rest
@@ -216,6 +232,8 @@ class FixedTalk:
 
     def __init__(self, host: str, port: int, protocol: str) -> None:
         self.wish: Wish | None = Wish(host, port)
+        # In FTP the server speaks first.
+        self.awaits_answer = protocol == "ftp"
         self._protocol = protocol
 
     def receive(self, data: bytes) -> bytes:

@@ -30,9 +30,11 @@ from twisted.logger import Logger
 from relaygate.addresses import HostPort
 from relaygate.changes import Changes, compare
 from relaygate.config.forward import ForwardConfig
-from relaygate.entries import Entry, EntryPort, EntrySession, Surroundings
+from relaygate.departures import Departures
+from relaygate.entries import Entry, EntrySession, Surroundings
 from relaygate.entryfollow import Followers
 from relaygate.entrymaking import make_entry, make_users
+from relaygate.entryport import EntryPort
 from relaygate.entrytalk import Users
 from relaygate.keeper import Keeper
 from relaygate.legport import LegPort, WaitingLeg
@@ -77,7 +79,12 @@ class Forwards(MultiService):
         super().__init__()
         self._reactor = reactor
         self._around = Surroundings(
-            reactor, shelf, WayOut(links), lambda: secrets.token_hex(ID_BYTES), draining
+            reactor,
+            shelf,
+            WayOut(links, reactor.seconds),
+            lambda: secrets.token_hex(ID_BYTES),
+            Departures(reactor),
+            draining,
         )
         self.configs = {config.name: config for config in configs}
         self.entries: dict[str, Entry] = {}
@@ -205,7 +212,7 @@ class Forwards(MultiService):
                     lambda: [each for each, of in self.sessions.items() if of.name == config.name],
                 ),
             )
-            factory = EntryPort(entry, self._reactor, followers.begin)
+            factory = EntryPort(entry, self._reactor, followers.begin, data=True)
             for at in data:
                 self._ports[at].factory = factory
         self.log.info(

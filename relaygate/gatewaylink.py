@@ -238,7 +238,7 @@ class GatewayLink(MultiService):
     @property
     def leads_out(self) -> bool:
         """Whether connections outwards can be asked for there now."""
-        return self.up and self._minor >= commands.MINOR_FORWARD
+        return self.up and not self.draining and self._minor >= commands.MINOR_FORWARD
 
     def _next_wait(self) -> float:
         wait = self._backoff.next_wait()

@@ -137,11 +137,20 @@ class Spans:
 
 
 @lru_cache(maxsize=4096)
-def _packed(address: str) -> bytes:
+def literal_of(address: str) -> IPv4Address | IPv6Address:
+    """
+    Whose *address* is, without a zone; an IPv4 address in IPv6's clothes is one.
+
+    Raises :class:`ValueError`.
+    """
     literal = ip_address(address.partition("%")[0])
-    if isinstance(literal, IPv6Address) and literal.ipv4_mapped is not None:
-        return literal.ipv4_mapped.packed
-    return literal.packed
+    mapped = literal.ipv4_mapped if isinstance(literal, IPv6Address) else None
+    return mapped or literal
+
+
+@lru_cache(maxsize=4096)
+def _packed(address: str) -> bytes:
+    return literal_of(address).packed
 
 
 @lru_cache(maxsize=4096)

@@ -1,19 +1,29 @@
-"""Names to addresses, once for each connection that is made."""
+"""
+Names to addresses, once for each connection that is made.
+
+The system's resolver blocks, so each name has a thread; and a name whose servers are silent holds
+its thread for as long as the system tries, whoever has stopped waiting.  So threads are shared out:
+nobody may hold more than are left, and of one zone's names no node more than half as many.  Then a
+node that asks for names that nobody answers (or a partner whose servers do not) keeps half of the
+threads or a third of them, the next one half of the rest, and there is always one for a newcomer.
+"""
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
-from zope.interface import implementer
+from twisted.internet.defer import Deferred, TimeoutError
 
 # Addresses of one name that are looked at; a name with more is an attempt to keep us busy.
 MAX_ADDRESSES = 16
+# Names that are looked up at once.
+MAX_LOOKUPS = 64
 # linux/netlink.h and linux/rtnetlink.h
 _HEAD_BYTES = 16
 _NLM_F_REQUEST = 1
@@ -27,45 +37,104 @@ class NotResolved(Exception):
     """There is no address of that name, or none was found in time."""
 
 
-@implementer(IResolutionReceiver)
-class _Receiver:
-    """Collects what the reactor's resolver finds."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, None] = {}
-        self.done: Deferred[list[str]] = Deferred()
-
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """See :class:`twisted.internet.interfaces.IResolutionReceiver`."""
-
-    def addressResolved(self, address: IAddress) -> None:
-        """See :class:`twisted.internet.interfaces.IResolutionReceiver`."""
-        if len(self.found) < MAX_ADDRESSES:
-            self.found[str(getattr(address, "host", ""))] = None
-
-    def resolutionComplete(self) -> None:
-        """See :class:`twisted.internet.interfaces.IResolutionReceiver`."""
-        if not self.done.called:
-            self.done.callback(list(self.found))
+def look_up(name: str) -> list[str]:
+    """The addresses (literals, of both families) of *name*; blocks.  Raises :class:`OSError`."""
+    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]
 
 
-async def resolve(reactor: Any, name: str, timeout_s: float) -> Sequence[str]:
-    """
-    The addresses (literals, of both families) of *name*, which is a DNS name.
+class _Lookup:
+    """One name that *node* wants to know, and those who wait for it."""
 
-    Raises :class:`NotResolved` after *timeout_s* seconds at most.
-    """
-    receiver = _Receiver()
-    reactor.nameResolver.resolveHostName(receiver, name, transportSemantics="TCP")
-    try:
-        found = await receiver.done.addTimeout(timeout_s, reactor)
-    except TimeoutError:
-        raise NotResolved(f"{name!r} was not resolved in {timeout_s:g} s") from None
-    except CancelledError:
-        raise
-    if not found:
-        raise NotResolved(f"there is no address of {name!r}")
-    return found
+    def __init__(self, node: str, name: str) -> None:
+        self.node = node
+        self.name = name
+        # Who has one domain has all names below it: what they hold counts together.
+        self.zone = ".".join(name.split(".")[-2:])
+        self.running = False
+        self.waiters: list[Deferred[Sequence[str]]] = []
+
+
+class Lookups:
+    """All names that are looked up now; *look* does it, in a thread."""
+
+    def __init__(self, reactor: Any, look: Callable[[str], Sequence[str]] = look_up) -> None:
+        self._reactor = reactor
+        self._look = look
+        self._all: dict[tuple[str, str], _Lookup] = {}
+        self._running = 0
+        self._held: Counter[tuple[str, ...]] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    async def resolve(self, name: str, limit_s: float, node: str) -> Sequence[str]:
+        """
+        The addresses (literals, of both families) of *name*, which is a DNS name, for *node*.
+
+        Raises :class:`NotResolved` after *limit_s* seconds at most.
+        """
+        lookup = self._all.get((node, name))
+        if lookup is None:
+            lookup = self._all[node, name] = _Lookup(node, name)
+        waiter: Deferred[Sequence[str]] = Deferred()
+        lookup.waiters.append(waiter)
+        self._begin()
+        try:
+            found = await waiter.addTimeout(limit_s, self._reactor)
+        except TimeoutError:
+            raise NotResolved(f"{name!r} was not resolved in {limit_s:g} s") from None
+        finally:
+            lookup.waiters.remove(waiter)
+            # Another one may have its place already.
+            unwanted = not (lookup.running or lookup.waiters)
+            if unwanted and self._all.get((node, name)) is lookup:
+                del self._all[node, name]
+        if not found:
+            raise NotResolved(f"there is no address of {name!r}")
+        return found
+
+    def _begin(self) -> None:
+        """Begin with those that wait for a thread and may have one."""
+        for lookup in [each for each in self._all.values() if not each.running]:
+            left = MAX_LOOKUPS - self._running
+            of_zone = self._held[lookup.node, lookup.zone]
+            if self._held[lookup.node,] < left and 2 * of_zone < left:
+                self._run(lookup)
+
+    def _run(self, lookup: _Lookup) -> None:
+        self._count(lookup, 1)
+
+        def work() -> None:
+            try:
+                found = list(dict.fromkeys(self._look(lookup.name)))[:MAX_ADDRESSES]
+            except Exception:  # noqa: BLE001 - whatever it says, there is no address
+                found = []
+            self._reactor.callFromThread(self._done, lookup, found)
+
+        # The end of the process waits for none of them.
+        thread = threading.Thread(target=work, name="relaygate-name", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The system has no more threads for us.
+            self._reactor.callLater(0, self._done, lookup, [])
+
+    def _done(self, lookup: _Lookup, found: list[str]) -> None:
+        self._count(lookup, -1)
+        del self._all[lookup.node, lookup.name]
+        for waiter in list(lookup.waiters):
+            if not waiter.called:
+                waiter.callback(found)
+        self._begin()
+
+    def _count(self, lookup: _Lookup, change: int) -> None:
+        lookup.running = change > 0
+        self._running += change
+        for key in ((lookup.node,), (lookup.node, lookup.zone)):
+            self._held[key] += change
+            if not self._held[key]:
+                del self._held[key]
 
 
 def source_towards(address: str) -> str | None:

@@ -1,4 +1,10 @@
-"""Out through a DMZ node: whichever is up, in turn, and the next one where it does not succeed."""
+"""
+Out through a DMZ node: whichever is up, in turn, and the next one where it does not succeed.
+
+A DMZ node that says that it cannot is asked in its turn the next time, too: another destination is
+another question.  One that says nothing, or brings no channel, is asked last for a while: it has
+cost a program its time, and would cost the next one the same.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +15,14 @@ from typing import Protocol
 from twisted.logger import Logger
 
 from relaygate.addresses import HostPort
-from relaygate.dataway import DataWay, Transfer, TransferFailed
+from relaygate.dataway import CONNECT_LIMIT_S, DataWay, Transfer, TransferFailed
 from relaygate.errors import NoGateway, NotAllowed, Refusal
 from relaygate.legs import Leg
+from relaygate.marks import CheckRule, Health, MarkRule
+
+# Seconds that a DMZ node has to reach a destination while there is another one to ask.  A SYN is
+# repeated after 1, 3 and 7.
+FIRST_LIMIT_S = 8.0
 
 
 class ILink(Protocol):
@@ -45,13 +56,16 @@ class Found:
 
 
 class WayOut:
-    """*links* gives those to all DMZ nodes that this node has."""
+    """*links* gives those to all DMZ nodes that this node has; *seconds* is a clock's."""
 
     log = Logger()
 
-    def __init__(self, links: Callable[[], Sequence[ILink]]) -> None:
+    def __init__(self, links: Callable[[], Sequence[ILink]], seconds: Callable[[], float]) -> None:
         self._links = links
+        self._seconds = seconds
         self._turn = 0
+        # By the DMZ node's name; only of such as have failed.
+        self._health: dict[str, Health] = {}
 
     async def connect(
         self, session: str, entry: str, destination: HostPort, *, data: bool, tls: bool
@@ -63,9 +77,10 @@ class WayOut:
         """
         legs: list[Leg] = []
 
-        async def attempt(link: ILink) -> Transfer:
-            way = link.dataway
-            transfer = await way.connect(session, entry, destination, data=data, tls=tls)
+        async def attempt(link: ILink, patience_s: float) -> Transfer:
+            transfer = await link.dataway.connect(
+                session, entry, destination, data=data, tls=tls, patience_s=patience_s
+            )
             legs.append(await transfer.arrived)
             return transfer
 
@@ -77,26 +92,29 @@ class WayOut:
     ) -> Found:
         """A port at a DMZ node that is open for *host*.  Raises as :meth:`connect`."""
 
-        async def attempt(link: ILink) -> Transfer:
+        async def attempt(link: ILink, _: float) -> Transfer:
             return await link.dataway.await_peer(session, entry, host, ports, tls)
 
         return await self._first(session, entry, attempt)
 
     async def _first(
-        self, session: str, entry: str, attempt: Callable[[ILink], Awaitable[Transfer]]
+        self, session: str, entry: str, attempt: Callable[[ILink, float], Awaitable[Transfer]]
     ) -> Found:
         refusals: list[Refusal] = [NoGateway()]
-        links = [link for link in self._links() if link.leads_out]
-        first = self._turn % max(1, len(links))
-        self._turn += 1
-        for link in (*links[first:], *links[:first]):
+        links = self._in_turn()
+        for link in links:
+            patience_s = CONNECT_LIMIT_S if link is links[-1] else FIRST_LIMIT_S
             try:
-                return Found(link, await attempt(link))
+                found = Found(link, await attempt(link, patience_s))
             except TransferFailed as error:
                 refusals.append(NoGateway())
                 refusals[-1].detail = str(error)
+                self._mark(link.gateway_name)
             except Refusal as refusal:
                 refusals.append(refusal)
+            else:
+                self._health.pop(link.gateway_name, None)
+                return found
             self.log.warn(
                 "gateway failed: session={session} entry={entry} gateway={gateway}"
                 " reason={reason!r}",
@@ -107,3 +125,24 @@ class WayOut:
             )
         forbidden = [refusal for refusal in refusals if isinstance(refusal, NotAllowed)]
         raise (forbidden or refusals)[-1]
+
+    def _in_turn(self) -> list[ILink]:
+        """Those that can be asked, each first in its turn; who has not answered comes last."""
+        links = [link for link in self._links() if link.leads_out]
+        first = self._turn % max(1, len(links))
+        self._turn += 1
+        turned = [*links[first:], *links[:first]]
+        if not self._health:
+            return turned
+        now = self._seconds()
+        doubtful = {name for name, health in self._health.items() if not health.available(now)}
+        turned.sort(key=lambda link: link.gateway_name in doubtful)
+        for link in turned[:1]:
+            if link.gateway_name in self._health:
+                # It has its chance: nobody else waits for what comes of it.
+                self._health[link.gateway_name].tried(now)
+        return turned
+
+    def _mark(self, gateway: str) -> None:
+        health = self._health.setdefault(gateway, Health(MarkRule(1), CheckRule()))
+        health.failed(self._seconds(), costly=True)

@@ -337,9 +337,9 @@ def _tell(plan: Deployment, site: _Site) -> None:
     print("\nnext:")
     print("  # for machines without relaygate: pip wheel --wheel-dir wheels CHECKOUT, and put the")
     print("  # folder wheels into each of these")
-    machines = [
-        (each.name, HostPort.parse(each.address).host, "DMZ") for each in plan.gateways
-    ] + [(each.name, each.address or each.name, "internal") for each in plan.nodes]
+    machines = [(each.name, HostPort.parse(each.address).host, "DMZ") for each in plan.gateways] + [
+        (each.name, each.address or each.name, "internal") for each in plan.nodes
+    ]
     for name, host, what in machines:
         print(f"  scp -r {folder}/{name} root@{host}:    # the {what} node's machine")
         print(f"  ssh root@{host} sh {name}/install.sh")

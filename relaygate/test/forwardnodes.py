@@ -103,10 +103,14 @@ class ForwardCase(TestCase):
                 DMZConfig(
                     _NOWHERE,
                     HostPort(GATE, uplink),
-                    ("node-a",),
+                    (policy or {}).get("nodes", ("node-a",)),
                     (ListenRule.parse(f"{EXIT}:{SPAN[0]}-{SPAN[1]}"),),
                     connect=rules(*(connect or (f"{PARTNER}:1-65535",))),
-                    **{"connect_from": {4: EXIT}, **(policy or {})},
+                    **{
+                        name: value
+                        for name, value in ({"connect_from": {4: EXIT}} | (policy or {})).items()
+                        if name != "nodes"
+                    },
                 ),
                 identity(name, Role.DMZ),
                 reactor,
@@ -131,7 +135,7 @@ class ForwardCase(TestCase):
         """The first DMZ node."""
         return next(iter(self.gates.values()))
 
-    async def resolve(self, name: str, _limit_s: float) -> Sequence[str]:
+    async def resolve(self, name: str, _limit_s: float, _node: str) -> Sequence[str]:
         """The DMZ's resolver: :attr:`names` has the next answers, and each one once."""
         self.asked.append(name)
         if name not in self.names:

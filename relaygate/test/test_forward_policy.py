@@ -81,7 +81,7 @@ class AttackTests(ForwardCase):
         partner = self.partner()
         await self.begin(entry)
 
-        async def resolve(name: str, _limit_s: float) -> list[str]:
+        async def resolve(name: str, *_: object) -> list[str]:
             self.asked.append(name)
             return [PARTNER] if len(self.asked) == 1 else ["127.0.0.9"]
 
