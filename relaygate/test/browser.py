@@ -73,6 +73,27 @@ class Browser:
         body = {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]}
         await in_thread(self._call, "POST", f"{self._session}/actions", body)
 
+    async def _element(self, selector: str) -> str:
+        body = {"using": "css selector", "value": selector}
+        found = await in_thread(self._call, "POST", f"{self._session}/element", body)
+        return f"{self._session}/element/{found[ELEMENT]}"
+
+    async def type(self, selector: str, text: str) -> None:
+        """Type *text* where the CSS *selector* says; into a choice of files it is a path."""
+        where = await self._element(selector)
+        await in_thread(self._call, "POST", f"{where}/value", {"text": text})
+
+    async def click(self, selector: str) -> None:
+        """Click on what the CSS *selector* says."""
+        await in_thread(self._call, "POST", f"{await self._element(selector)}/click", {})
+
+    async def cookie(self, name: str) -> dict[str, Any]:
+        """What is kept as the cookie *name*, one that scripts do not see as well."""
+        found: dict[str, Any] = await in_thread(
+            self._call, "GET", f"{self._session}/cookie/{name}"
+        )
+        return found
+
     async def until(self, script: str, what: str, within_s: float = 60.0) -> Any:
         """Wait until *script* returns what is true; raises AssertionError."""
         end = time.monotonic() + within_s
