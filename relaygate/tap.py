@@ -27,6 +27,7 @@ from relaygate.identity import Identity, IdentityError, Role, load_identity
 from relaygate.keeper import Keeper
 from relaygate.logs import FileObserver, open_log
 from relaygate.notify import Notifier
+from relaygate.turn import shorten
 
 # Descriptors beside two for each session: listeners, channels, pipes, files.
 SPARE_DESCRIPTORS = 1024
@@ -281,6 +282,7 @@ class Program(MultiService):
         # A DMZ node's port is open by now; an internal node is ready without its DMZ nodes, which
         # it dials until they are there.
         self._reactor.callLater(0, self._notifier.ready, self._reactor)
+        shorten(self._reactor)
         # What is there by now stays. A full collection that looks at it takes 20 ms, in which
         # every session waits.
         gc.collect()

@@ -179,6 +179,7 @@ ORDER: Final = {
     "logs": 500,
     "notify": 500,
     "pki": 500,
+    "turn": 500,
     "tap": 510,
     "dmz_tap": 520,
     "internal_tap": 520,
