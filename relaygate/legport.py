@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet import tcp
 from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
 
 from relaygate.legs import Leg, tune
-from relaygate.socketleg import ServerLeg
+from relaygate.socketleg import ServerLeg, address_of
 
 # Twisted's 50 is soon full where partners' jobs all start on the hour.
 BACKLOG = 1024
+# Connections that are taken in one turn, before those that stand have theirs.
+ACCEPTS = 16
+
+_log = Logger()
 
 
 class WaitingLeg(ServerLeg):
@@ -45,9 +50,48 @@ class LegPort(tcp.Port):
         transport: type[ServerLeg] = ServerLeg,
     ) -> None:
         self._shared = shared
+        self._wanted = 1
         # Twisted only calls it, with what its own servers are made of.
         self.transport = transport  # type: ignore[assignment]
         super().__init__(port, factory, BACKLOG, host, reactor)
+
+    def doRead(self) -> None:
+        """
+        See :class:`twisted.internet.interfaces.IReadDescriptor`.
+
+        Twisted makes three loggers for each look at who has come.  It is asked only where nobody
+        can be taken for want of descriptors, for which it keeps one back.
+        """
+        wanted = self._wanted
+        for taken in range(wanted):
+            try:
+                skt, peer = self.socket.accept()
+            except BlockingIOError:
+                self._wanted = max(1, taken)
+                return
+            except OSError:
+                super().doRead()
+                return
+            try:
+                self._take(skt, peer)
+            except Exception:  # noqa: BLE001 - the others who come are no worse for it
+                _log.failure("taking a connection")
+            if not self.connected:
+                return
+        # So many wait that more than these may.
+        self._wanted = min(ACCEPTS, wanted + 1)
+
+    def _take(self, skt: socket.socket, peer: tuple[Any, ...]) -> None:
+        if len(peer) == 4 and peer[3]:
+            # Its zone belongs to it.
+            flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+            peer = (socket.getnameinfo(peer, flags)[0], *peer[1:])
+        assert self.factory is not None
+        protocol = self.factory.buildProtocol(address_of(peer))
+        if protocol is None:
+            skt.close()
+            return
+        protocol.makeConnection(self.transport(skt, protocol, peer, self, 0, self.reactor))
 
     def createInternetSocket(self) -> socket.socket:
         """See :class:`twisted.internet.base.BasePort`."""

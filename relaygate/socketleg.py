@@ -41,11 +41,11 @@ class _Connection(tcp.Connection):
 
     def getPeer(self) -> IPv4Address | IPv6Address:
         """See :class:`twisted.internet.interfaces.ITransport`."""
-        return _address(self._peer)
+        return address_of(self._peer)
 
     def getHost(self) -> IPv4Address | IPv6Address:
         """See :class:`twisted.internet.interfaces.ITransport`."""
-        return _address(self.socket.getsockname())
+        return address_of(self.socket.getsockname())
 
     # The reactor is asked only to forget what it may know: each way of ending stops both.
 
@@ -90,7 +90,8 @@ class _Connection(tcp.Connection):
         protocol.connectionLost(reason)
 
 
-def _address(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
+def address_of(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
+    """The kernel's *name* of one end of a connection, as Twisted has it."""
     return IPv4Address("TCP", *name) if len(name) == 2 else IPv6Address("TCP", *name)
 
 
