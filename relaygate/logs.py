@@ -54,6 +54,7 @@ FILE_MODE: Final = 0o640
 
 _LIBRARY = ("twisted.", "log_legacy")
 _LEVELS = ("debug", "info", "warn", "error", "critical")
+_RANKS = {name: rank for rank, name in enumerate(_LEVELS)}
 
 # Twisted's bridge between its old and its new logging writes these into events of either kind,
 # whoever made them, so they never say anything that the message does not.
@@ -82,6 +83,8 @@ def printable(text: str, limit: int = MAX_MESSAGE) -> str:
 
     :param limit: characters; longer text is cut there and ends in ``…``.
     """
+    if len(text) <= limit and text.isprintable():
+        return text
     cut = len(text) > limit
     text = text[:limit]
     if not text.isprintable():
@@ -143,26 +146,26 @@ class LineObserver:
         """Write one event, if its level is high enough and it has a message."""
         try:
             level = _level(event)
-            if _LEVELS.index(level) >= self._threshold:
+            if _RANKS[level] >= self._threshold:
                 line = self._render(event, level)
                 if line is not None:
-                    self._report_dropped()
+                    if self._dropped:
+                        self._report_dropped()
                     self._write(line)
         except Exception as error:  # noqa: BLE001 - a program that cannot log must go on
             self._dropped += 1
             self._reason = _as_text(error)
 
     def _report_dropped(self) -> None:
-        if self._dropped:
-            event: LogEvent = {
-                "log_format": "{dropped} events could not be logged: {reason}",
-                "log_level": LogLevel.warn,
-                "log_namespace": __name__,
-                "dropped": self._dropped,
-                "reason": printable(self._reason, MAX_VALUE),
-            }
-            self._write(self._render(event, "warn") or "")
-            self._dropped = 0
+        event: LogEvent = {
+            "log_format": "{dropped} events could not be logged: {reason}",
+            "log_level": LogLevel.warn,
+            "log_namespace": __name__,
+            "dropped": self._dropped,
+            "reason": printable(self._reason, MAX_VALUE),
+        }
+        self._write(self._render(event, "warn") or "")
+        self._dropped = 0
 
     def _write(self, line: str) -> None:
         try:
@@ -270,7 +273,7 @@ def _text_lines(event: LogEvent, level: str) -> str | None:
     if not message and not traceback:
         return None
     head = f"{_time(event)} {level.upper():<5} [{_namespace(event)}] {message}\n"
-    return head + "".join([f"    | {line}\n" for line in traceback])
+    return head + "".join([f"    | {line}\n" for line in traceback]) if traceback else head
 
 
 def _json_line(event: LogEvent, level: str) -> str | None:
@@ -376,7 +379,7 @@ def _level(event: LogEvent) -> str:
     name = getattr(event.get("log_level"), "name", "info")
     if name == "info" and str(event.get("log_namespace")).startswith(_LIBRARY):
         return "debug"
-    return name if name in _LEVELS else "info"
+    return name if name in _RANKS else "info"
 
 
 def _namespace(event: LogEvent) -> str:

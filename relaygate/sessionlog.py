@@ -58,30 +58,29 @@ def log_detail(log: Logger, text: str, **fields: object) -> None:
 
 
 def _write(log: Logger, level: object, what: str, fields: dict[str, object]) -> None:
-    _emit(log, level, LINE_FORMAT, {**fields, "log_line": _line(what, fields)})
+    event: LogEvent = {**fields, "log_line": _line(what, fields)}
+    _emit(log, level, LINE_FORMAT, event)
 
 
-def _emit(log: Logger, level: object, text: str, fields: dict[str, object]) -> None:
+def _emit(log: Logger, level: object, text: str, event: LogEvent) -> None:
     """What :meth:`Logger.emit` does, which sorts the levels there are for each event."""
-    event: LogEvent = {
-        **fields,
-        "log_logger": log,
-        "log_level": level,
-        "log_namespace": log.namespace,
-        "log_source": log.source,
-        "log_format": text,
-        "log_time": time(),
-    }
+    event["log_logger"] = log
+    event["log_level"] = level
+    event["log_namespace"] = log.namespace
+    event["log_source"] = log.source
+    event["log_format"] = text
+    event["log_time"] = time()
     log.observer(event)
 
 
 def _line(what: str, fields: dict[str, object]) -> str:
-    return f"session {fields['session']} {what}: " + " ".join(
-        f"{name}={_shown(value)}" for name, value in fields.items() if name != "session"
-    )
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    # What holds a blank could pass for another field.
-    return repr(text) if not text or " " in text or "'" in text else text
+    parts = [f"session {fields['session']} {what}:"]
+    for name, value in fields.items():
+        if name == "session":
+            continue
+        text = value if type(value) is str else str(value)
+        # What holds a blank could pass for another field.
+        if not text or " " in text or "'" in text:
+            text = repr(text)
+        parts.append(f"{name}={text}")
+    return " ".join(parts)
