@@ -40,6 +40,7 @@ IDLE_LIMIT_S = 60
 # A watcher that does not read is let go.
 MAX_UNSENT = 4 * 1024 * 1024
 
+
 @implementer(IOpenSSLContextFactory)
 class _Contexts:
     """What Twisted's TLS wants of a context."""

@@ -19,6 +19,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from relaygate.addresses import AddressError, HostPort, canonical_name
 
@@ -127,6 +128,8 @@ class Destinations:
 
     def __init__(self, rules: Iterable[DestinationRule] = ()) -> None:
         self.rules = tuple(rules)
+        # Partners are few, and are reached again and again; what is looked at is fixed for each.
+        self._leads_to = lru_cache(maxsize=1024)(self._decide)
 
     def names(self, wanted: HostPort) -> bool:
         """
@@ -135,7 +138,7 @@ class Destinations:
         """
         address = wanted.literal
         if address is not None:
-            return self._leads_to(address, wanted.port, name=None, own=False)
+            return self._leads_to(wanted.host, wanted.port, None, False)
         return any(
             rule.covers_port(wanted.port) and rule.covers_name(wanted.host) for rule in self.rules
         )
@@ -150,8 +153,7 @@ class Destinations:
         """
         name = wanted.host if wanted.literal is None else None
         return bool(addresses) and all(
-            self._leads_to(ipaddress.ip_address(literal), wanted.port, name=name, own=own)
-            for literal, own in addresses
+            self._leads_to(literal, wanted.port, name, own) for literal, own in addresses
         )
 
     def may_lead(self, name: str, port: int) -> bool:
@@ -175,7 +177,8 @@ class Destinations:
         """As :meth:`names`, on whatever port."""
         return any(self.names(HostPort(wanted, port)) for port in {r.first for r in self.rules})
 
-    def _leads_to(self, address: Address, port: int, *, name: str | None, own: bool) -> bool:
+    def _decide(self, literal: str, port: int, name: str | None, own: bool) -> bool:
+        address = ipaddress.ip_address(literal)
         rules = [rule for rule in self.rules if rule.covers_port(port)]
         if any(rule.covers_address(address, own=own) for rule in rules):
             return True

@@ -154,6 +154,20 @@ async def dial_first(
     answered for a moment (RFC 8305).  *sources* has the address to dial from, by IP version.
     Raises :class:`DialFailed` as the first one has failed; cancelling gives all tries up.
     """
+    if len(addresses) == 1:
+        (host,) = addresses
+        source = _source(sources, host)
+        return await dial(reactor, HostPort(host, port), timeout_s, source)
+    return await _race(reactor, addresses, port, timeout_s, sources)
+
+
+async def _race(
+    reactor: Any,
+    addresses: Sequence[str],
+    port: int,
+    timeout_s: float,
+    sources: Mapping[int, str],
+) -> Leg:
     end = reactor.seconds() + timeout_s
     left = deque(_in_turn(addresses))
     failures: list[DialFailed] = []
@@ -165,10 +179,8 @@ async def dial_first(
         nonlocal pause
         pause = reactor.callLater(NEXT_TRY_S, begin) if len(left) > 1 else None
         host = left.popleft()
-        source = sources.get(_version(host) or 0)
-        one = dial(
-            reactor, HostPort(host, port), end - reactor.seconds(), (source and (source, 0)) or None
-        )
+        source = _source(sources, host)
+        one = dial(reactor, HostPort(host, port), end - reactor.seconds(), source)
         trying = Deferred.fromCoroutine(one)
         tries.add(trying)
         trying.addBoth(ended, trying)
@@ -199,6 +211,11 @@ async def dial_first(
             pause.cancel()
         for trying in list(tries):
             trying.cancel()
+
+
+def _source(sources: Mapping[int, str], host: str) -> tuple[str, int] | None:
+    source = sources.get(_version(host) or 0)
+    return (source, 0) if source else None
 
 
 def _in_turn(addresses: Sequence[str]) -> list[str]:

@@ -15,7 +15,6 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -171,11 +170,11 @@ class Routes:
         Its other answers differ with a machine's second addresses.  What it does not answer counts
         as an own one.
         """
-        packed = ip_address(address).packed
-        family = socket.AF_INET6 if len(packed) == 16 else socket.AF_INET
-        attribute = struct.pack("=HH", 4 + len(packed), _RTA_DST) + packed
-        body = struct.pack("=8BI", family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0) + attribute
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
+            packed = socket.inet_pton(family, address)
+            attribute = struct.pack("=HH", 4 + len(packed), _RTA_DST) + packed
+            body = struct.pack("=8BI", family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0) + attribute
             answer = self._ask(_RTM_GETROUTE, body)
         except OSError:
             # Whatever is wrong with it, the next one asks by another.
