@@ -2,9 +2,10 @@
 The bodies of HTTP/1 messages, in their three framings (RFC 9112, section 6): counted, chunked, and
 ended by the connection.
 
-A reader is given bytes and gives the body's bytes back, without their framing.  Chunks are h11's to
-read; before it sees them a :class:`_ChunkGate` holds them to the grammar, since h11 lets control
-characters and any length pass in chunk extensions.  Nothing of a body is kept here.
+A reader is given bytes and gives the body's bytes back, without their framing.  Chunks are llhttp's
+to read; before it sees them a :class:`_ChunkGate` holds them to the grammar and to our bounds, and
+keeps from it what nobody reads: extensions, and trailers that speak of framing.  Nothing of a body
+is kept here.
 """
 
 from __future__ import annotations
@@ -12,17 +13,16 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
-import h11
-
-from relaygate.protocols.httphead import Fields, HTTPViolation
+from relaygate.protocols.httphead import HTTPViolation
+from relaygate.protocols.httpreader import ChunkReader, Fields, Refused
 
 # RFC 9112 section 7.1.1 wants a limit on what nobody reads.
 _MAX_CHUNK_LINE = 256
 _MAX_TRAILERS = 16 * 1024
 # 16 hexadecimal digits are 64 bits; the last hundred petabytes are not needed.
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?")
-
-_CANNED_HEAD = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+# Behind a body they say nothing (RFC 9110 section 6.5.1); llhttp takes them for a contradiction.
+_FRAMING = re.compile(rb"(?i:content-length|transfer-encoding):")
 
 
 class BodyReader(Protocol):
@@ -92,33 +92,27 @@ class ChunkedBody:
         self.trailers: Fields = []
         self.rest = b""
         self._gate = _ChunkGate()
-        # Chunks look the same in both directions.
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_TRAILERS + 64)
-        self._h11.receive_data(_CANNED_HEAD)
-        self._h11.next_event()
+        self._chunks = ChunkReader()
 
     def receive(self, data: bytes) -> bytes:
         """See :class:`BodyReader`."""
         if self.ended:
             self.rest += data
             return b""
-        count = self._gate.pass_on(data)
+        count, shown = self._gate.pass_on(data)
         self.rest = data[count:]
-        found: list[bytes] = []
+        chunks = self._chunks
         try:
-            if count:
-                # No bytes would be the end of the stream, to h11.
-                self._h11.receive_data(data[:count])
-            while isinstance(event := self._h11.next_event(), h11.Data):
-                found.append(bytes(event.data))
-        except h11.ProtocolError:
-            raise HTTPViolation(400, "sent chunks that h11 refuses") from None
-        if isinstance(event, h11.EndOfMessage):
+            for each in shown:
+                chunks.receive(each)
+        except Refused:
+            raise HTTPViolation(400, "sent chunks that can be read in two ways") from None
+        if chunks.ended:
             self.ended = True
-            self.trailers = event.headers.raw_items()
+            self.trailers = chunks.trailers
         if self.ended != self._gate.ended:
             raise HTTPViolation(400, "sent chunks that can be read in two ways")
-        return b"".join(found)
+        return chunks.take()
 
     def end(self) -> None:
         """See :class:`BodyReader`."""
@@ -143,25 +137,33 @@ class _ChunkGate:
         self._in_trailers = False
         self._trailer_bytes = 0
 
-    def pass_on(self, data: bytes) -> int:
-        """How many bytes of *data* belong to the body.  Raises :class:`HTTPViolation`."""
-        position = 0
-        while position < len(data) and not self.ended:
-            if self._left > 2:
-                step = min(self._left - 2, len(data) - position)
-                self._left -= step
-                position += step
-            elif self._left:
-                # The end of a chunk is CR LF, and a byte of it may come alone.
-                if data[position] != b"\n\r"[self._left - 1]:
-                    raise HTTPViolation(400, "sent a chunk that does not end where it says")
-                self._left -= 1
-                position += 1
-            else:
-                position = self._read_line(data, position)
-        return position
+    def pass_on(self, data: bytes) -> tuple[int, list[bytes | memoryview]]:
+        """
+        How many bytes of *data* belong to the body, and what of them is to be read.
 
-    def _read_line(self, data: bytes, position: int) -> int:
+        Raises :class:`HTTPViolation`.
+        """
+        position = 0
+        view = memoryview(data)
+        shown: list[bytes | memoryview] = []
+        while position < len(data) and not self.ended:
+            left = self._left
+            if left > 2:
+                step = min(left - 2, len(data) - position)
+            elif left:
+                # The end of a chunk is CR LF, and a byte of it may come alone.
+                if data[position] != b"\n\r"[left - 1]:
+                    raise HTTPViolation(400, "sent a chunk that does not end where it says")
+                step = 1
+            else:
+                position = self._read_line(data, position, shown)
+                continue
+            shown.append(view[position : position + step])
+            self._left -= step
+            position += step
+        return position, shown
+
+    def _read_line(self, data: bytes, position: int, shown: list[bytes | memoryview]) -> int:
         line = self._line
         end = data.find(b"\n", position)
         stop = len(data) if end < 0 else end + 1
@@ -172,18 +174,19 @@ class _ChunkGate:
         if end >= 0:
             if line[-2:] != b"\r\n" or b"\r" in line[:-2] or b"\0" in line:
                 raise HTTPViolation(400, "sent a bare CR or LF between chunks")
-            self._line_complete(bytes(line[:-2]))
+            shown.append(self._line_complete(bytes(line)))
             line.clear()
         return stop
 
-    def _line_complete(self, line: bytes) -> None:
+    def _line_complete(self, line: bytes) -> bytes:
+        """What of *line* is to be read."""
         if self._in_trailers:
-            self.ended = not line
-            self._trailer_bytes += len(line) + 2
+            self.ended = line == b"\r\n"
+            self._trailer_bytes += len(line)
             if line[:1] in (b" ", b"\t"):
                 raise HTTPViolation(400, "sent a folded trailer")
-            return
-        match = _CHUNK_LINE.fullmatch(line)
+            return b"" if _FRAMING.match(line) else line
+        match = _CHUNK_LINE.fullmatch(line, 0, len(line) - 2)
         if match is None:
             raise HTTPViolation(400, "sent a chunk without a size")
         size = int(match[1], 16)
@@ -191,6 +194,7 @@ class _ChunkGate:
             self._left = size + 2
         else:
             self._in_trailers = True
+        return match[1] + b"\r\n"
 
 
 def chunk(data: bytes) -> bytes:

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from relaygate.protocols.httphead import Fields, RequestHead, ResponseHead
+from relaygate.protocols.httphead import RequestHead, ResponseHead
+from relaygate.protocols.httpreader import Fields
 from relaygate.protocols.httptarget import Place
 
 # RFC 9110 section 7.6.1, and what older software has of the kind.

@@ -4,9 +4,8 @@ The heads of HTTP/1 messages (RFC 9110, RFC 9112): found within bounds, and read
 What is behind us reads each head again.  Wherever the two readings could differ a request can be
 hidden in another one, so a head passes three times: a :class:`HeadReader` finds its end and lets
 nothing through in which another reader could see a line's end elsewhere; the grammar is asked of
-every line, with none of the leniency that RFC 9112 permits; and then h11 parses it, whose fields
-must be the very ones that were seen here.  h11 alone is too kind: it takes Content-Length beside
-Transfer-Encoding, lists of equal lengths, folded lines and most control characters.
+all lines, with none of the leniency that RFC 9112 permits; and then llhttp parses it
+(:mod:`relaygate.protocols.httpreader`), whose fields must be the very ones that were seen here.
 
 Nothing of a head is quoted in what is raised here.
 """
@@ -16,9 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import h11
-
-Fields = list[tuple[bytes, bytes]]
+from relaygate.protocols.httpreader import Fields, Refused, read_request, read_response
 
 # A response's head is bounded too: some applications set many cookies.
 MAX_RESPONSE_HEAD = 64 * 1024
@@ -30,7 +27,7 @@ _MAX_METHOD = 32
 
 _TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 # Obs-text (from 0x80 on) is what names in other alphabets come in; no control but the tabulator.
-_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([\t -~\x80-\xff]*)")
+_FIELDS = re.compile(rb"(?:" + _TOKEN + rb"+:[\t -~\x80-\xff]*+\r\n)*+")
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) HTTP/([0-9])\.([0-9])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
 _DIGITS = re.compile(rb"[0-9]+")
@@ -178,24 +175,27 @@ class HeadReader:
 
 def parse_request(raw: bytes, limits: HeadLimits) -> RequestHead:
     """Read the head *raw*, as :class:`HeadReader` gives it.  Raises :class:`HTTPViolation`."""
-    line, *lines = raw[:-4].split(b"\r\n")
-    match = _REQUEST_LINE.fullmatch(line)
+    end = raw.index(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(raw, 0, end)
     if match is None or len(match[1]) > _MAX_METHOD:
         raise HTTPViolation(400, "sent no request line")
     if match[3] != b"1" or match[4] not in b"01":
         raise HTTPViolation(505, "speaks another version of HTTP")
-    if len(match[2]) > limits.target:
+    method, target = match[1], match[2]
+    if len(target) > limits.target:
         raise HTTPViolation(414, "sent too long a target")
-    if len(lines) > limits.fields:
+    if raw.count(b"\r\n") - 2 > limits.fields:
         raise HTTPViolation(431, f"sent more than {limits.fields} fields")
-    fields = _fields(lines)
+    fields = _fields(raw, end + 2)
     minor = int(match[4])
     length, chunked = _framing(fields, minor)
-    event = _parsed(h11.Connection(h11.SERVER, max_incomplete_event_size=len(raw)), raw)
-    if not isinstance(event, h11.Request) or (event.method, event.target) != (match[1], match[2]):
+    try:
+        agreed = read_request(raw, method) == (target, fields)
+    except Refused:
+        agreed = False
+    if not agreed:
         raise HTTPViolation(400, "sent a head that can be read in two ways")
-    seen = _agreed(fields, event.headers.raw_items())
-    return RequestHead(match[1], match[2], minor, seen, 0 if length is None else length, chunked)
+    return RequestHead(method, target, minor, fields, 0 if length is None else length, chunked)
 
 
 def parse_response(raw: bytes, method: bytes) -> ResponseHead:
@@ -211,43 +211,36 @@ def parse_response(raw: bytes, method: bytes) -> ResponseHead:
 
 
 def _response(raw: bytes, method: bytes) -> ResponseHead:
-    line, *lines = raw[:-4].split(b"\r\n")
-    match = _STATUS_LINE.fullmatch(line)
+    end = raw.index(b"\r\n")
+    match = _STATUS_LINE.fullmatch(raw, 0, end)
     if match is None:
         raise HTTPViolation(502, "sent no status line")
-    if len(lines) > MAX_RESPONSE_FIELDS:
+    if raw.count(b"\r\n") - 2 > MAX_RESPONSE_FIELDS:
         raise HTTPViolation(502, f"sent more than {MAX_RESPONSE_FIELDS} fields")
-    fields = _fields(lines)
+    fields = _fields(raw, end + 2)
     minor, status = int(match[1]), int(match[2])
-    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=len(raw))
-    # It has to know of a request, so that it takes a response, and a switch of protocols.
-    connection.send(_ASKED)
-    connection.send(_ASKED_ALL)
-    event = _parsed(connection, raw)
-    wanted = h11.InformationalResponse if status < 200 else h11.Response
-    if not isinstance(event, wanted) or event.status_code != status:
-        raise HTTPViolation(502, "sent a head that can be read in two ways")
-    seen = _agreed(fields, event.headers.raw_items())
     length, chunked = _framing(fields, minor)
+    try:
+        agreed = read_response(raw, match[2]) == (match[2], fields)
+    except Refused:
+        agreed = False
+    if not agreed:
+        raise HTTPViolation(502, "sent a head that can be read in two ways")
     # RFC 9112 section 6.3: these have no body, whatever their fields say.
     if status < 200 or status in (204, 304) or method == b"HEAD":
         length, chunked = 0, False
-    return ResponseHead(status, match[3] or b"", minor, seen, length, chunked)
+    return ResponseHead(status, match[3] or b"", minor, fields, length, chunked)
 
 
-_ASKED = h11.Request(
-    method="GET", target="/", headers=[("Host", "x"), ("Upgrade", "x"), ("Connection", "Upgrade")]
-)
-_ASKED_ALL = h11.EndOfMessage()
-
-
-def _fields(lines: list[bytes]) -> Fields:
+def _fields(raw: bytes, start: int) -> Fields:
+    """The fields of a head, whose first line ends before *start*."""
+    end = len(raw) - 2
+    if _FIELDS.fullmatch(raw, start, end) is None:
+        raise HTTPViolation(400, "sent a field that is none")
     fields = []
-    for line in lines:
-        match = _FIELD.fullmatch(line)
-        if match is None:
-            raise HTTPViolation(400, "sent a field that is none")
-        fields.append((match[1], match[2].rstrip(b" \t")))
+    for line in raw[start:end].split(b"\r\n")[:-1]:
+        name, _, value = line.partition(b":")
+        fields.append((name, value.strip(b" \t")))
     return fields
 
 
@@ -272,29 +265,3 @@ def _framing(fields: Fields, minor: int) -> tuple[int | None, bool]:
     if len(lengths[0]) > _MAX_LENGTH_DIGITS:
         raise HTTPViolation(400, "sent a Content-Length beyond all bounds")
     return int(lengths[0]), False
-
-
-def _parsed(connection: h11.Connection, raw: bytes) -> object:
-    try:
-        connection.receive_data(raw)
-        event = connection.next_event()
-    except h11.ProtocolError as error:
-        raise HTTPViolation(
-            getattr(error, "error_status_hint", 400), "sent a head that h11 refuses"
-        ) from None
-    if connection.trailing_data[0]:
-        raise HTTPViolation(400, "sent a head that can be read in two ways")
-    return event
-
-
-def _agreed(ours: Fields, theirs: Fields) -> Fields:
-    """*theirs*, if both readings found the same fields."""
-    if ours != theirs:
-        # h11 writes codings in small letters.
-        same = len(ours) == len(theirs) and all(
-            a == b or (a[0] == b[0] and a[1].lower() == b[1])
-            for a, b in zip(ours, theirs, strict=True)
-        )
-        if not same:
-            raise HTTPViolation(400, "sent a head that can be read in two ways")
-    return theirs

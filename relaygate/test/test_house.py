@@ -43,6 +43,7 @@ ORDER: Final = {
     "protocols.ftpverbs": 60,
     "protocols.ftpalg": 70,
     "protocols.clienthello": 10,
+    "protocols.httpreader": 5,
     "protocols.httphead": 10,
     "protocols.httppages": 10,
     "protocols.httpbody": 20,

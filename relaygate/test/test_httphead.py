@@ -1,9 +1,10 @@
-"""Tests of heads of HTTP: what is found, what is refused, and that h11 agrees."""
+"""Tests of heads of HTTP: what is found, what is refused, and that h11 reads it alike."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
+import h11
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -222,12 +223,25 @@ class RequestTests(SynchronousTestCase):
         )
     )
     def test_fields_survive(self, fields: list[tuple[bytes, bytes]]) -> None:
-        """What is taken for a field by us is the same for h11, byte for byte."""
+        """What is taken for a field by us is the same for a third parser, byte for byte."""
         ours = (b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade")
         sent = [(name, value) for name, value in fields if name.lower() not in ours]
-        head = _request([with_fields(*(b"%b:%b" % field for field in sent))], LIMITS)
+        raw = with_fields(*(b"%b:%b" % field for field in sent))
+        head = _request([raw], LIMITS)
         assert isinstance(head, RequestHead)
         self.assertEqual(head.fields[1:], [(name, value.strip(b" \t")) for name, value in sent])
+        other = h11.Connection(h11.SERVER)
+        other.receive_data(raw)
+        event = other.next_event()
+        assert isinstance(event, h11.Request)
+        self.assertEqual(head.fields, event.headers.raw_items())
+
+    def test_methods(self) -> None:
+        """A method that llhttp has never heard of is one (RFC 3253), and keeps its target."""
+        for method in (b"VERSION-CONTROL", b"x", b"SOURCE", b"DESCRIBE", b"CONNECT", b"GET"):
+            head = _request([with_fields(line=method + b" /a HTTP/1.1")], LIMITS)
+            assert isinstance(head, RequestHead)
+            self.assertEqual((head.method, head.target), (method, b"/a"))
 
 
 class ResponseTests(SynchronousTestCase):
