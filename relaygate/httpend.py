@@ -26,36 +26,22 @@ class IEndOwner(Interface):
         """The connection has more to send than it can, or (not *full*) no longer."""
 
 
-@implementer(IPushProducer)
-class _Brake:
-    """Tells the owner of *end* when its leg is full: as a producer it stands for who feeds it."""
-
-    def __init__(self, owner: IEndOwner, end: HTTPEnd) -> None:
-        self._owner = owner
-        self._end = end
-
-    def pauseProducing(self) -> None:
-        """See :class:`twisted.internet.interfaces.IPushProducer`."""
-        self._owner.crowded(self._end, full=True)
-
-    def resumeProducing(self) -> None:
-        """See :class:`twisted.internet.interfaces.IPushProducer`."""
-        self._owner.crowded(self._end, full=False)
-
-    def stopProducing(self) -> None:
-        """See :class:`twisted.internet.interfaces.IProducer`: the leg is gone."""
-
-
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IPushProducer)
 class HTTPEnd(Protocol):
-    """The protocol of *leg* while it speaks HTTP for *owner*."""
+    """
+    The protocol of *leg* while it speaks HTTP for *owner*, who may change.
+
+    To the leg it is a producer as well, since it stands for who feeds it.
+    """
 
     def __init__(self, owner: IEndOwner, leg: Leg) -> None:
         self.leg = leg
         self.bytes_in = 0
         self.bytes_out = 0
         self.full = False
-        self._owner = owner
+        self.owner = owner
+        # When it came to lie idle, by the clock of who keeps it.
+        self.idle_since = 0.0
         # What keeps it from being read now.
         self._held_by: set[str] = set()
         # A stream that has ended would tell so again each time that it is read.
@@ -67,7 +53,7 @@ class HTTPEnd(Protocol):
         self.leg.protocol = self
         self.makeConnection(self.leg)
         self.leg.abort_by_default()
-        self.leg.registerProducer(_Brake(self._owner, self), True)
+        self.leg.registerProducer(self, True)
         self._look()
         self._read_if_free()
 
@@ -101,8 +87,17 @@ class HTTPEnd(Protocol):
 
     def release(self, reason: str) -> None:
         """See :meth:`hold`; harmless where it is not held."""
-        self._held_by.discard(reason)
-        if self.leg.inbound is None:
+        if reason in self._held_by:
+            self._held_by.remove(reason)
+            if self.leg.inbound is None:
+                self._read_if_free()
+
+    def hand_over(self, owner: IEndOwner) -> None:
+        """From now on *owner* is told; nothing of what was before holds it up."""
+        self.owner = owner
+        self.full = False
+        if self._held_by:
+            self._held_by.clear()
             self._read_if_free()
 
     def resume(self) -> None:
@@ -133,7 +128,20 @@ class HTTPEnd(Protocol):
         """See :class:`twisted.internet.interfaces.IProtocol`."""
         if not self._over:
             self.bytes_in += len(data)
-            self._owner.received(self, data)
+            self.owner.received(self, data)
+
+    # -- what it can take -----------------------------------------------------------------------
+
+    def pauseProducing(self) -> None:
+        """See :class:`twisted.internet.interfaces.IPushProducer`."""
+        self.owner.crowded(self, full=True)
+
+    def resumeProducing(self) -> None:
+        """See :class:`twisted.internet.interfaces.IPushProducer`."""
+        self.owner.crowded(self, full=False)
+
+    def stopProducing(self) -> None:
+        """See :class:`twisted.internet.interfaces.IProducer`: the leg is gone."""
 
     # -- ends -----------------------------------------------------------------------------------
 
@@ -141,7 +149,7 @@ class HTTPEnd(Protocol):
         """See :class:`twisted.internet.interfaces.IHalfCloseableProtocol`."""
         self._ended = True
         if not self._over:
-            self._owner.ended(self, broken=False)
+            self.owner.ended(self, broken=False)
 
     def writeConnectionLost(self) -> None:
         """See :class:`twisted.internet.interfaces.IHalfCloseableProtocol`."""
@@ -150,4 +158,4 @@ class HTTPEnd(Protocol):
         """See :class:`twisted.internet.interfaces.IProtocol`."""
         if not self._over:
             self._over = True
-            self._owner.ended(self, broken=True)
+            self.owner.ended(self, broken=True)

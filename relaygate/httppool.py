@@ -3,31 +3,32 @@ Connections to HTTP backends: made, secured, and kept for the next request.
 
 ::
 
-    get -----> in use -----> put: idle, read -----> get, if it is young enough
+    get -----> in use -----> put: idle, read -----> take, if it is young enough
                                      |
                                      +---- a byte, an end, its age: closed
 
-An idle connection is read all the time: what a backend says without being asked would be taken for
-the answer to somebody's next request (Requirement 60), so it is closed.  A backend may close a
-connection in the very moment in which a request goes out on it; what may not be repeated therefore
-goes out only on one that was in use a moment ago, or on a new one.
+A connection keeps its protocol, which only gets another owner, and is read while it is idle: what a
+backend says without being asked would be taken for the answer to somebody's next request
+(Requirement 60), so it is closed.  A backend may close a connection in the very moment in which a
+request goes out on it; what may not be repeated therefore goes out only on one that was in use a
+moment ago, or on a new one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from socket import MSG_PEEK
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.failure import Failure
 
 from relaygate.addresses import HostPort
 from relaygate.backends import CONNECT_LIMIT_S, Backend, Backends
 from relaygate.dial import DialFailed, dial
 from relaygate.errors import NoBackend, TooSlow
 from relaygate.handshake import HandshakeFailed, shake_hands
+from relaygate.httpend import HTTPEnd
 from relaygate.legs import Leg
 from relaygate.servicetls import BackendTLS
 from relaygate.tls import PeerNotAllowed
@@ -53,27 +54,36 @@ class BackendPool:
     def __init__(self, reactor: Any, tls: Callable[[], BackendTLS | None]) -> None:
         self._reactor = reactor
         self._tls = tls
-        self._idle: dict[HostPort, list[_Idle]] = {}
+        # The youngest last.
+        self._idle: dict[HostPort, list[HTTPEnd]] = {}
         self._proven_at = float("-inf")
+        # One call for all, at the time when the first could be too old.
+        self._limit: IDelayedCall | None = None
 
     @property
     def proven(self) -> bool:
         """Whether a backend was reached just now."""
         return any(self._idle.values()) or (self._reactor.seconds() - self._proven_at < PROOF_S)
 
-    async def get(self, backend: HostPort, limit_s: float, *, steady: bool) -> tuple[Leg, bool]:
+    def take(self, backend: HostPort, *, steady: bool) -> HTTPEnd | None:
+        """An idle connection to *backend*, for whom to own it now; None if there is none."""
+        waiting = self._idle.get(backend)
+        if not waiting:
+            return None
+        youngest = self._reactor.seconds() - (STEADY_S if steady else IDLE_LIMIT_S)
+        while waiting and waiting[-1].idle_since >= youngest:
+            end = waiting.pop()
+            if _lives(end.leg):
+                return end
+            end.let_go().loseConnection()
+        return None
+
+    async def get(self, backend: HostPort, limit_s: float) -> Leg:
         """
-        A leg to *backend* that nobody reads, and whether it has served before.
+        A new leg to *backend* that nobody reads.
 
         Raises :class:`DialFailed` and :class:`HandshakeFailed`.
         """
-        youngest = self._reactor.seconds() - (STEADY_S if steady else IDLE_LIMIT_S)
-        waiting = self._idle.get(backend, [])
-        while waiting and waiting[-1].since >= youngest:
-            idle = waiting.pop()
-            if idle.lives:
-                return idle.take(), True
-            idle.close()
         leg = await dial(self._reactor, backend, limit_s)
         tls = self._tls()
         if tls is not None:
@@ -91,7 +101,7 @@ class BackendPool:
                 leg.abortConnection()
                 raise HandshakeFailed(str(error)) from None
         self._proven_at = self._reactor.seconds()
-        return leg, False
+        return leg
 
     async def prove(
         self, backends: Backends, address: str, end: float, note: Callable[[HostPort, str], None]
@@ -115,8 +125,10 @@ class BackendPool:
                 if share <= 0:
                     raise TooSlow
                 target = backend.target
-                leg, _ = await self.get(target, min(share, CONNECT_LIMIT_S), steady=True)
-                self.put(target, leg)
+                leg = await self.get(target, min(share, CONNECT_LIMIT_S))
+                idle = HTTPEnd(self, leg)
+                self.put(target, idle)
+                idle.begin()
             except FAILURES as error:
                 note(backend.target, str(error))
                 backends.failed(backend, str(error))
@@ -125,77 +137,66 @@ class BackendPool:
             finally:
                 backends.release(backend)
 
-    def put(self, backend: HostPort, leg: Leg) -> None:
-        """*leg* is free for another request."""
+    def put(self, backend: HostPort, end: HTTPEnd) -> None:
+        """*end* is free for another request."""
         waiting = self._idle.setdefault(backend, [])
         if len(waiting) >= MAX_IDLE:
-            leg.loseConnection()
+            end.let_go().loseConnection()
             return
-        idle = _Idle(leg, self._reactor, lambda one: self._gone(backend, one))
-        waiting.append(idle)
-        idle.begin()
+        now = self._reactor.seconds()
+        end.idle_since = self._proven_at = now
+        end.hand_over(self)
+        waiting.append(end)
+        if self._limit is None:
+            self._limit = self._reactor.callLater(IDLE_LIMIT_S, self._look)
 
-    def _gone(self, backend: HostPort, idle: _Idle) -> None:
-        waiting = self._idle.get(backend, [])
-        if idle in waiting:
-            waiting.remove(idle)
+    def _look(self) -> None:
+        """Close those that have been idle for long enough."""
+        self._limit = None
+        now, oldest = self._reactor.seconds(), math.inf
+        for waiting in self._idle.values():
+            while waiting and now - waiting[0].idle_since >= IDLE_LIMIT_S:
+                waiting.pop(0).let_go().loseConnection()
+            if waiting:
+                oldest = min(oldest, waiting[0].idle_since)
+        if oldest < math.inf:
+            self._limit = self._reactor.callLater(oldest + IDLE_LIMIT_S - now, self._look)
 
     def close(self) -> None:
         """Close what is idle."""
-        for waiting in self._idle.values():
-            for idle in list(waiting):
-                idle.close()
-
-
-class _Idle(Protocol):
-    """The protocol of an idle connection."""
-
-    def __init__(self, leg: Leg, reactor: Any, gone: Callable[[_Idle], None]) -> None:
-        self.leg = leg
-        self.since: float = reactor.seconds()
-        self._gone = gone
-        self._limit: IDelayedCall = reactor.callLater(IDLE_LIMIT_S, self.close)
-
-    def begin(self) -> None:
-        """Take the leg over."""
-        self.leg.protocol = self
-        self.makeConnection(self.leg)
-        self.leg.startReading()
-
-    @property
-    def lives(self) -> bool:
-        """Whether the kernel knows of nothing that has come, an end least of all."""
-        try:
-            self.leg.socket.recv(1, MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
-
-    def take(self) -> Leg:
-        """Give the leg to somebody else, unread."""
-        self._forget()
-        self.leg.stopReading()
-        return self.leg
-
-    def close(self) -> None:
-        """It has been idle for long enough."""
-        self._forget()
-        self._gone(self)
-        self.leg.loseConnection()
-
-    def _forget(self) -> None:
-        if self._limit.active():
+        if self._limit is not None:
             self._limit.cancel()
+            self._limit = None
+        for waiting in self._idle.values():
+            while waiting:
+                waiting.pop().let_go().loseConnection()
 
-    def dataReceived(self, data: bytes) -> None:
-        """See :class:`twisted.internet.interfaces.IProtocol`: nobody has asked."""
-        self._forget()
-        self._gone(self)
-        self.leg.abortConnection()
+    # -- what comes on idle connections ---------------------------------------------------------
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """See :class:`twisted.internet.interfaces.IProtocol`."""
-        self._forget()
-        self._gone(self)
+    def received(self, end: HTTPEnd, data: bytes) -> None:
+        """See :class:`relaygate.httpend.IEndOwner`: nobody has asked."""
+        self._drop(end)
+
+    def ended(self, end: HTTPEnd, *, broken: bool) -> None:
+        """See :class:`relaygate.httpend.IEndOwner`."""
+        self._drop(end)
+
+    def crowded(self, end: HTTPEnd, *, full: bool) -> None:
+        """See :class:`relaygate.httpend.IEndOwner`: nothing is sent to it."""
+
+    def _drop(self, end: HTTPEnd) -> None:
+        for waiting in self._idle.values():
+            if end in waiting:
+                waiting.remove(end)
+        end.let_go().abortConnection()
+
+
+def _lives(leg: Leg) -> bool:
+    """Whether the kernel knows of nothing that has come, an end least of all."""
+    try:
+        leg.socket.recv(1, MSG_PEEK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from functools import singledispatchmethod
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -149,7 +148,8 @@ class HTTPRelay:
         self._performing = True
         try:
             while self._effects:
-                self._perform(self._effects.popleft())
+                effect = self._effects.popleft()
+                _PERFORM[type(effect)](self, effect)
         finally:
             self._performing = False
         if not self._over and self._tunnel is None:
@@ -254,37 +254,35 @@ class HTTPRelay:
 
     # -- performing -----------------------------------------------------------------------------
 
-    @singledispatchmethod
-    def _perform(self, effect: Effect) -> None:
-        raise TypeError(effect)
-
-    @_perform.register
-    def _(self, effect: Send) -> None:
+    def _send(self, effect: Send) -> None:
         end = self._client if effect.side is Side.CLIENT else self._backend
         if end is not None and end.leg.connected:
             end.send(effect.data)
 
-    @_perform.register
-    def _(self, effect: FindBackend) -> None:
+    def _find_backend(self, effect: FindBackend) -> None:
         if not effect.again:
             self._asked_at = self._reactor.seconds()
+        kept = self._seeker.begin(effect)
+        if kept is not None:
+            end, set_cookie = kept
+            self._backend = end
+            end.hand_over(self)
+            self._backend_found(end, set_cookie)
+            return
         self._finding = Deferred.fromCoroutine(self._find(effect))
         self._finding.addErrback(self._not_found)
 
-    @_perform.register
-    def _(self, effect: ReleaseBackend) -> None:
+    def _release_backend(self, effect: ReleaseBackend) -> None:
         backend, self._backend = self._backend, None
         if backend is not None:
-            leg = backend.let_go()
             if backend.idle:
-                self._seeker.keep(leg)
+                self._seeker.keep(backend)
             else:
-                leg.abortConnection()
+                backend.let_go().abortConnection()
         self._seeker.give_back(worked=True)
         self._brake()
 
-    @_perform.register
-    def _(self, effect: DropBackend) -> None:
+    def _drop_backend(self, effect: DropBackend) -> None:
         if self._finding is not None:
             finding, self._finding = self._finding, None
             finding.cancel()
@@ -297,8 +295,7 @@ class HTTPRelay:
         self._client.release("refused")
         self._brake()
 
-    @_perform.register
-    def _(self, effect: MoveBody) -> None:
+    def _move_body(self, effect: MoveBody) -> None:
         backend = self._backend
         if backend is None or not backend.leg.connected or not self._client.leg.connected:
             return
@@ -308,8 +305,7 @@ class HTTPRelay:
         self._pumps[effect.side] = pump
         pump.start()
 
-    @_perform.register
-    def _(self, effect: Tunnel) -> None:
+    def _open_tunnel(self, effect: Tunnel) -> None:
         backend = self._backend
         assert backend is not None
         self._watch.stop()
@@ -328,8 +324,7 @@ class HTTPRelay:
         self._seeker.give_back(worked=True)
         self._done(outcome)
 
-    @_perform.register
-    def _(self, effect: RequestSeen) -> None:
+    def _request_seen(self, effect: RequestSeen) -> None:
         path = effect.path
         if self._settings.log_query and effect.query:
             path += b"?" + effect.query
@@ -359,12 +354,10 @@ class HTTPRelay:
         if effect.unauthorised:
             self._unauthorised()
 
-    @_perform.register
-    def _(self, effect: BackendSilent) -> None:
+    def _backend_silent(self, effect: BackendSilent) -> None:
         self._seeker.silent(effect.reason, costly=effect.costly)
 
-    @_perform.register
-    def _(self, effect: EndSession) -> None:
+    def _end_session(self, effect: EndSession) -> None:
         self._over = True
         self._watch.stop()
         if self._outcome is None:
@@ -387,16 +380,19 @@ class HTTPRelay:
     async def _find(self, effect: FindBackend) -> None:
         """Have a backend found, and tell the session."""
         try:
-            leg, set_cookie = await self._seeker.find(effect)
+            end, set_cookie = await self._seeker.find(self, effect)
         except NotFound as error:
             self._finding = None
             self._feed(self._session.backend_refused, error.status)
             return
         self._finding = None
-        self._backend = end = HTTPEnd(self, leg)
+        self._backend = end
         end.begin()
+        self._backend_found(end, set_cookie)
+
+    def _backend_found(self, end: HTTPEnd, set_cookie: bytes) -> None:
         self._brake()
-        if self._backend is end and leg.connected:
+        if self._backend is end and end.leg.connected:
             self._feed(self._session.backend_ready, set_cookie)
         else:
             self._backend = None
@@ -422,3 +418,17 @@ class HTTPRelay:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
+
+
+# By type: a table costs less than a dispatcher that makes a function for each call.
+_PERFORM: dict[type, Callable[[HTTPRelay, Any], None]] = {
+    Send: HTTPRelay._send,
+    FindBackend: HTTPRelay._find_backend,
+    ReleaseBackend: HTTPRelay._release_backend,
+    DropBackend: HTTPRelay._drop_backend,
+    MoveBody: HTTPRelay._move_body,
+    Tunnel: HTTPRelay._open_tunnel,
+    RequestSeen: HTTPRelay._request_seen,
+    BackendSilent: HTTPRelay._backend_silent,
+    EndSession: HTTPRelay._end_session,
+}

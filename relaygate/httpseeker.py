@@ -8,9 +8,9 @@ from typing import Any
 
 from relaygate.addresses import HostPort
 from relaygate.backends import CONNECT_LIMIT_S, Backend, Backends
+from relaygate.httpend import HTTPEnd, IEndOwner
 from relaygate.httppool import FAILURES
 from relaygate.httpsettings import HTTPSettings
-from relaygate.legs import Leg
 from relaygate.protocols.httpeffects import FindBackend
 
 
@@ -45,52 +45,84 @@ class Seeker:
         # Those that the request under way has had.
         self._tried: list[Backend] = []
         self._used_before = False
+        # What is sought now.
+        self._backends = settings.default
+        self._picked: Backend | None = None
+        self._wanted: str | None = None
+        self._left_s = 0.0
 
-    async def find(self, effect: FindBackend) -> tuple[Leg, bytes]:
+    def begin(self, effect: FindBackend) -> tuple[HTTPEnd, bytes] | None:
         """
-        A leg to a backend as *effect* asks for, and a cookie to be set, b"" for none.
+        What :meth:`find` finds, if that needs no waiting; else None, and :meth:`find` goes on.
+
+        Most requests follow others, whose connection they take over: they need no coroutine.
+        """
+        settings, now = self._settings, self._clock.seconds()
+        self._backends = backends = settings.target(effect.route)
+        self._wanted, self._left_s = None, 0.0
+        if not effect.again:
+            self._tried = []
+            sticky = settings.cookie()
+            if sticky is not None and effect.cookie:
+                names = [each.name for each in backends.group.members]
+                self._wanted, self._left_s = sticky.find(effect.cookie, names, now)
+        elif self._used_before and self._tried:
+            # It may only have been the connection that had grown old.
+            self._wanted = self._tried.pop().name
+        member = self._pick()
+        if member is None:
+            return None
+        end = settings.pool.take(member.target, steady=effect.steady)
+        if end is None:
+            return None
+        self._used_before = True
+        return end, self._found(member)
+
+    async def find(self, owner: IEndOwner, effect: FindBackend) -> tuple[HTTPEnd, bytes]:
+        """
+        A connection to a backend as *effect* asks for, which is *owner*'s, and a cookie to be set,
+        b"" for none.  It goes on where :meth:`begin` had to wait.
 
         Raises :class:`NotFound`.
         """
-        settings, now = self._settings, self._clock.seconds()
-        backends = settings.target(effect.route)
-        sticky = settings.cookie()
-        wanted, left_s = None, 0.0
-        if not effect.again:
-            self._tried = []
-            if sticky is not None and effect.cookie:
-                names = [each.name for each in backends.group.members]
-                wanted, left_s = sticky.find(effect.cookie, names, now)
-        elif self._used_before and self._tried:
-            # It may only have been the connection that had grown old.
-            wanted = self._tried.pop().name
         status = 502 if effect.again else 503
-        while (member := backends.group.pick(self._address, now, self._tried, wanted)) is not None:
-            self._tried.append(member)
+        while (member := self._picked) is not None:
             try:
-                leg = await self._reach(backends, member, effect)
+                end = self._settings.pool.take(member.target, steady=effect.steady)
+                self._used_before = end is not None
+                if end is None:
+                    leg = await self._settings.pool.get(member.target, CONNECT_LIMIT_S)
+                    end = HTTPEnd(owner, leg)
             except FAILURES as error:
                 late = "timed out" in str(error)
                 status = 504 if late else status
                 self._note(member.target, str(error))
-                backends.failed(member, str(error), costly=late)
-                continue
-            self.name, self._taken = member.name, (backends, member)
-            if sticky is None or (member.name == wanted and sticky.fresh(left_s)):
-                return leg, b""
-            return leg, sticky.set_cookie(member.name, now)
+                self._backends.release(member)
+                self._backends.failed(member, str(error), costly=late)
+                self._pick()
+            except BaseException:
+                self._backends.release(member)
+                raise
+            else:
+                return end, self._found(member)
         self.name = "-"
         raise NotFound(status)
 
-    async def _reach(self, backends: Backends, member: Backend, effect: FindBackend) -> Leg:
-        get = self._settings.pool.get
-        try:
-            leg, used = await get(member.target, CONNECT_LIMIT_S, steady=effect.steady)
-        except BaseException:
-            backends.release(member)
-            raise
-        self._used_before = used
-        return leg
+    def _pick(self) -> Backend | None:
+        group = self._backends.group
+        self._picked = member = group.pick(
+            self._address, self._clock.seconds(), self._tried, self._wanted
+        )
+        if member is not None:
+            self._tried.append(member)
+        return member
+
+    def _found(self, member: Backend) -> bytes:
+        self.name, self._taken = member.name, (self._backends, member)
+        sticky = self._settings.cookie()
+        if sticky is None or (member.name == self._wanted and sticky.fresh(self._left_s)):
+            return b""
+        return sticky.set_cookie(member.name, self._clock.seconds())
 
     def silent(self, reason: str, *, costly: bool) -> None:
         """The backend gave no answer; *costly* if that took long to find out."""
@@ -99,10 +131,10 @@ class Seeker:
             backends, member = self._taken
             backends.failed(member, reason, costly=costly)
 
-    def keep(self, leg: Leg) -> None:
-        """*leg*, of the backend of the moment, is good for another request."""
+    def keep(self, end: HTTPEnd) -> None:
+        """*end*, of the backend of the moment, is good for another request."""
         if self._taken is not None:
-            self._settings.pool.put(self._taken[1].target, leg)
+            self._settings.pool.put(self._taken[1].target, end)
 
     def give_back(self, *, worked: bool = False) -> None:
         """The request has no use for its backend any longer, which has *worked* or not."""

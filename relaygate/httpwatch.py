@@ -8,6 +8,7 @@ and whatever waits for a reader has to move at all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Interface
@@ -21,6 +22,7 @@ from relaygate.protocols.httpeffects import Wait
 LOOK_S = 10.0
 # In these a client may not be read, since it is ahead or the backend takes nothing.
 _UNREAD = (Wait.RESPONSE, Wait.LATE_RESPONSE, Wait.BODY, Wait.STREAM)
+_BODIES = (Wait.BODY, Wait.STREAM)
 # A client that takes no byte of a response for so long is not reading it.  Kernels tell of what was
 # read in large steps, so a slow one needs time to show.
 UNREAD_LIMIT_S = 300.0
@@ -71,6 +73,8 @@ class Watch:
         }
         self._waits_for: tuple[Wait, int, int] = (Wait.NOTHING, 0, 0)
         self._call: IDelayedCall | None = None
+        # When the call comes, and when there is something to look at.
+        self._due = self._look_at = math.inf
         self._left_s = 0.0
         self._moved = 0
         self._since = 0.0
@@ -80,32 +84,48 @@ class Watch:
         """It waits for *what*; the limit runs on if that is what it has waited for already."""
         if what == self._waits_for:
             return
-        self.stop()
         self._waits_for = what
         limit_s = self._limits_s.get(what[0])
-        if limit_s is not None:
+        if limit_s is None:
+            self._look_at = math.inf
+            return
+        if what[0] in _BODIES:
             self._note(self._progress)
             self._was_full = False
-            self._look_within(limit_s)
+        self._look_within(limit_s)
 
     def _look_within(self, limit_s: float) -> None:
         step_s = min(limit_s, LOOK_S) if self._waits_for[0] in _UNREAD else limit_s
         self._left_s = limit_s - step_s
-        self._call = self._clock.callLater(step_s, self._reached)
+        self._look_at = self._clock.seconds() + step_s
+        # A call that comes too early is moved on then: most waits are over long before.
+        if self._call is None:
+            self._call = self._clock.callLater(step_s, self._reached)
+        elif self._look_at < self._due:
+            self._call.reset(step_s)
+        else:
+            return
+        self._due = self._look_at
 
     def stop(self) -> None:
-        """It waits for nothing."""
-        if self._call is not None and self._call.active():
+        """It waits for nothing, and is over."""
+        if self._call is not None:
             self._call.cancel()
-        self._call = None
+            self._call = None
         self._waits_for = (Wait.NOTHING, 0, 0)
 
     def _reached(self) -> None:
         self._call = None
+        early_s = self._look_at - self._clock.seconds()
+        if early_s > 0:
+            if early_s < math.inf:
+                self._call = self._clock.callLater(early_s, self._reached)
+                self._due = self._look_at
+            return
         wait = self._waits_for[0]
         if wait in _UNREAD and self._watched.drop_broken():
             return
-        if wait in (Wait.BODY, Wait.STREAM) and self._moves_on():
+        if wait in _BODIES and self._moves_on():
             self._left_s = LOOK_S
         if self._left_s > 0:
             self._look_within(self._left_s)
