@@ -340,6 +340,9 @@ class BackSession(WebSession):
             outer, inner, facts, self._reactor, self._shelf, self._dataway, self._end
         )
         self.relay.login_refused = lambda: self._offended(service, Offence.FTP_LOGIN)
+        if (guard := service.guard) is not None:
+            self.relay.login_taken = lambda: guard.logged_in(self.start.client[0])
+            self.relay.password_wait_s = lambda: guard.password_wait_s(self.start.client[0])
         log_open(self.log, **self._fields())
         self.relay.start()
 

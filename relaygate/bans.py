@@ -15,6 +15,12 @@ MAX_BANS = 10_000
 MAX_BAN_S = 30 * 24 * 3600
 # Sources whose offences are counted at once, each with as many times as make a ban.
 MAX_SUSPECTS = 10_000
+# So many refusals cost nothing: people mistype.
+FREE_REFUSALS = 3
+# Seconds that a password waits at most (RFC 2577, section 5, has five).
+MAX_WAIT_S = 5.0
+# Seconds behind its last refusal after which a source begins anew.
+FORGIVEN_S = 300.0
 
 _Key = tuple[int, int, int]
 
@@ -128,3 +134,37 @@ class Offences:
             del self._times[oldest]
         self._times[source] = times
         return False
+
+
+class Penance:
+    """How long the next password of a source waits, that was refused so often: 1, 2, 4, 5 s."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def refused(self, source: str, now: float) -> None:
+        """A password of *source* was refused."""
+        times = self._times(source, now) + 1
+        self._known.pop(source, None)
+        while self._known:
+            _, last = self._known[oldest := next(iter(self._known))]
+            if now - last <= FORGIVEN_S and len(self._known) < MAX_SUSPECTS:
+                break
+            del self._known[oldest]
+        self._known[source] = times, now
+
+    def pardon(self, source: str) -> None:
+        """A password of *source* was right: others behind its address are not to wait."""
+        self._known.pop(source, None)
+
+    def wait_s(self, source: str, now: float) -> float:
+        """Seconds for which the next password of *source* is to wait."""
+        over = self._times(source, now) - FREE_REFUSALS
+        return min(2.0 ** min(over, 10), MAX_WAIT_S) if over >= 0 else 0.0
+
+    def _times(self, source: str, now: float) -> int:
+        times, last = self._known.get(source, (0, now))
+        return times if now - last <= FORGIVEN_S else 0

@@ -364,7 +364,8 @@ class Probe(Command):
     microseconds a message took there and back on an idle data channel of the kind ``tls``, 0 if
     there was none.  ``permitted`` is how many of the ports ``first`` to ``last`` on ``host`` may be
     opened, ``looked`` how many of those were tried and ``free`` how many could be; with ``host``
-    empty none.  ``own`` is whether ``host`` is an address of that machine.
+    empty none.  ``own`` is whether ``host`` is an address of that machine, and ``lent`` how many of
+    the ports its system gives to connections that go out (no answer: it is not known).
     """
 
     arguments = [
@@ -380,6 +381,7 @@ class Probe(Command):
         (b"looked", Number(0, 65536)),
         (b"free", Number(0, 65536)),
         (b"own", Flag()),
+        (b"lent", Number(0, 65536, optional=True)),
     ]
     errors = ERRORS
 

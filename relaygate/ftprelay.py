@@ -91,8 +91,12 @@ class FTPRelay:
         dataway: DataWay,
         done: Callable[[Outcome], None],
     ) -> None:
-        # Called each time that the backend refuses a login.
+        # Called each time that the backend takes a login, or refuses it.
+        self.login_taken: Callable[[], object] = lambda: None
         self.login_refused: Callable[[], object] = lambda: None
+        # Seconds for which the next password waits before it is tried (Requirement 87).
+        self.password_wait_s: Callable[[], float] = lambda: 0.0
+        self._password: IDelayedCall | None = None
         self._reactor = reactor
         self._name = facts.backend
         self._done = done
@@ -248,7 +252,12 @@ class FTPRelay:
 
     @_EFFECTS.of(SendCommand)
     def _(self, effect: SendCommand) -> None:
-        self._backend.send(effect.command)
+        wait_s = self.password_wait_s() if effect.command.verb == "PASS" else 0.0
+        if wait_s:
+            # Nothing else is sent meanwhile: the session has one command under way.
+            self._password = self._reactor.callLater(wait_s, self._backend.send, effect.command)
+        else:
+            self._backend.send(effect.command)
 
     @_EFFECTS.of(StartTLS)
     def _(self, effect: StartTLS) -> None:
@@ -301,7 +310,9 @@ class FTPRelay:
             result="ok" if effect.ok else "refused",
             code=effect.code,
         )
-        if effect.code in _LOGIN_REFUSED:
+        if effect.ok:
+            self.login_taken()
+        elif effect.code in _LOGIN_REFUSED:
             self.login_refused()
 
     @_EFFECTS.of(TransferSeen)
@@ -338,8 +349,9 @@ class FTPRelay:
     def _(self, effect: EndSession) -> None:
         self._ended = True
         self._disarm()
-        if self._login_limit is not None and self._login_limit.active():
-            self._login_limit.cancel()
+        for call in (self._login_limit, self._password):
+            if call is not None and call.active():
+                call.cancel()
         if self._outcome is None:
             self._outcome = Outcome(Cause(effect.end.value), Phase.RELAY, effect.detail)
         self._transfers.abort()

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from relaygate.admin import AdminCommands, AdminError, Answer, Arguments
-from relaygate.bans import MAX_BAN_S, Bans, Offences, TooManyBans
+from relaygate.bans import MAX_BAN_S, Bans, Offences, Penance, TooManyBans
 from relaygate.networks import Network, NetworkSet, network_of, source_of
 from relaygate.uplink import UplinkFailed
 
@@ -66,6 +66,7 @@ class Guard:
         self._clock = clock
         self._links = links
         self._bans = Bans()
+        self._penance = Penance()
         self.set_by_rule = 0
         self.use(rules)
 
@@ -89,10 +90,14 @@ class Guard:
 
     def offended(self, kind: Offence, address: str) -> bool:
         """A client at *address* has done something of *kind*; whether it is banned for it now."""
-        offences = self._offences.get(kind)
-        if offences is None or address in self._rules.never:
+        if address in self._rules.never:
             return False
         source = source_of(address)
+        if kind is Offence.FTP_LOGIN:
+            self._penance.refused(source, self._clock.seconds())
+        offences = self._offences.get(kind)
+        if offences is None:
+            return False
         if not offences.count(source, self._clock.seconds()):
             return False
         network = network_of(source)
@@ -110,6 +115,14 @@ class Guard:
         )
         Deferred.fromCoroutine(self._tell([(source, self._rules.duration_s)]))
         return True
+
+    def logged_in(self, address: str) -> None:
+        """A client at *address* has shown that it knows a password."""
+        self._penance.pardon(source_of(address))
+
+    def password_wait_s(self, address: str) -> float:
+        """Seconds for which the next password of a client at *address* is to wait."""
+        return self._penance.wait_s(source_of(address), self._clock.seconds())
 
     def _set(self, networks: Collection[Network], seconds: float) -> None:
         now = self._clock.seconds()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -15,6 +16,10 @@ from relaygate.protocols.preamble import PROBE, SessionStart
 
 # Seconds for the question to go over a data channel, and as many for a channel to come.
 PROBE_LIMIT_S = 3.0
+
+# What Linux says of the ports that it gives to who asks for none.
+_LENT = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 
 TakeChannel = Callable[[bool, float, str], Coroutine[Any, Any, PooledChannel]]
 
@@ -41,9 +46,29 @@ async def look(
         permitted, looked, free = ports.survey(host, (first, last))
         answer |= {"permitted": permitted, "looked": looked, "free": free}
         answer["own"] = can_bind(host, 0)
+        answer["lent"] = lent_ports(first, last)
     answer["clock"] = int(clock.seconds() * 1000)
     answer["channel"] = await _there_and_back(take, clock, tls)
     return answer
+
+
+def lent_ports(first: int, last: int) -> int | None:
+    """
+    How many of the ports *first* to *last* the system lends to connections that go out.
+
+    While one is lent nobody can listen there.  None: the system does not say.
+    """
+    try:
+        lowest, highest = (int(word) for word in _LENT.read_text().split())
+        reserved = _RESERVED.read_text()
+        lent = set(range(max(first, lowest), min(last, highest) + 1))
+        for span in reserved.strip().split(","):
+            low, _, high = span.partition("-")
+            if low:
+                lent -= set(range(int(low), int(high or low) + 1))
+    except (OSError, ValueError):
+        return None
+    return len(lent)
 
 
 async def _there_and_back(take: TakeChannel, clock: IReactorTime, tls: bool) -> int:

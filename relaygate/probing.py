@@ -64,4 +64,5 @@ class Prober:
             "looked": answer["looked"],
             "free": answer["free"],
             "own": answer["own"],
+            "lent": answer.get("lent"),
         }

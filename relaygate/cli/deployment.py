@@ -18,7 +18,7 @@ from relaygate.destinations import DestinationRule
 __all__ = ["Deployment", "DeploymentError", "Entry", "Gateway", "Inside", "Published"]
 
 FORMAT = 1
-PASSIVE_PORTS = "50000-50099"
+PASSIVE_PORTS = "30000-30099"
 LEAST_PASSIVE = 1024
 FTP = ("ftp", "ftps")
 # Their clients' TLS ends on the internal node.  HTTPS that is to pass unopened is "tls".
@@ -251,7 +251,7 @@ class Deployment:
                 raise ValueError(f"below {LEAST_PASSIVE}")
         except ValueError as error:
             raise DeploymentError(
-                f"--passive-ports: expected FIRST-LAST, as in 50000-50099 ({error})"
+                f"--passive-ports: expected FIRST-LAST, as in 30000-30099 ({error})"
             ) from error
         if self.public_address:
             try:

@@ -219,6 +219,16 @@ def _passive(service: ServiceConfig, gateway: str, asked: Ask) -> Iterator[Findi
         )
     else:
         yield Finding("passive", what, "ok", f"ports {first}-{last} can be opened")
+    if answer.get("lent"):
+        yield Finding(
+            "passive",
+            what,
+            "note",
+            f"{answer['lent']} of the ports {first}-{last} the system there lends to connections "
+            "that go out, so they are taken now and then",
+            f'on the DMZ node: sysctl net.ipv4.ip_local_reserved_ports="{first}-{last}", beside '
+            "what it has already; or a range below net.ipv4.ip_local_port_range",
+        )
     public = service.ftp.public_address(gateway)
     if public is not None:
         yield _public(what, public, request, asked)

@@ -135,7 +135,7 @@ def _public(value: object) -> str:
     return host
 
 
-PORTS = Value('a range of ports from 1024 on, as in "50000-50999"', _ports)
+PORTS = Value('a range of ports from 1024 on, as in "30000-30999"', _ports)
 
 _PUBLIC = Value('an IPv4 address or a name, as in "203.0.113.7"', _public)
 

@@ -292,7 +292,7 @@ class ExampleTests(SynchronousTestCase):
         (ftp,) = (service.ftp for service in internal.services if service.ftp is not None)
         self.assertEqual(
             ftp,
-            FTPConfig((50_000, 50_999), "allow", "allow", {"": "203.0.113.7"}),
+            FTPConfig((30_000, 30_999), "allow", "allow", {"": "203.0.113.7"}),
         )
         web = [service.http for service in internal.services if service.http is not None]
         self.assertEqual(web, [HTTPConfig(routes=each.routes) for each in web])

@@ -142,7 +142,7 @@ class MistakenServiceTests(FileCase):
         self.expect(
             FTP + "[service.ftp]\n",
             "ftp.passive_ports: missing, "
-            'expected a range of ports from 1024 on, as in "50000-50999"',
+            'expected a range of ports from 1024 on, as in "30000-30999"',
         )
 
     def test_ranges(self) -> None:

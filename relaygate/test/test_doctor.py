@@ -27,7 +27,7 @@ from relaygate.test.test_cli import call
 
 INSIDE = Network.private_address
 DMZ = Network.dmz_inner_address
-PASSIVE = "50000-50009"
+PASSIVE = "30000-30009"
 
 # The clock of a DMZ node is two days off: patched before anything else asks for the time.
 CLOCK_OFF = "import time; real = time.time; time.time = lambda: real() + 2 * 86400"
@@ -172,7 +172,12 @@ class FaultTests(TestCase):
         self.gateway = gateway = Gateway(
             self,
             services,
-            listen=["0.0.0.0:2000-3000", f"0.0.0.0:{PASSIVE}", "0.0.0.0:51000-51001"],
+            listen=[
+                "0.0.0.0:2000-3000",
+                f"0.0.0.0:{PASSIVE}",
+                "0.0.0.0:31000-31001",
+                "0.0.0.0:40010-40019",
+            ],
         )
         gateway.backend(ssh_server, 2022)
         for port, certified in ((2021, good), (2031, foreign), (2041, other_name)):
@@ -311,11 +316,19 @@ class FaultTests(TestCase):
         )
         # -- FTP's ports, as the DMZ node sees them
         ports = f'passive_ports = "{PASSIVE}"'
-        for port in (51000, 51001):
+        for port in (31000, 31001):
             Server(self, dmz, "0.0.0.0", port, None)
+        lent = Fault(
+            "passive range that the system lends",
+            "passive",
+            "10 of the ports 40010-40019 the system there lends",
+            "ip_local_reserved_ports",
+            "note",
+        )
+        self.queue(lent, self.replaced(ports, 'passive_ports = "40010-40019"'), "ftp")
         for name, new, seen, cure in (
             ("passive range not permitted", '"40000-40009"', "permits none", "policy.listen"),
-            ("passive range taken", '"51000-51001"', "none of the ports", "another range"),
+            ("passive range taken", '"31000-31001"', "none of the ports", "another range"),
             (
                 "public address of the private network",
                 f'"{PASSIVE}"\npublic_address = "10.1.2.3"',

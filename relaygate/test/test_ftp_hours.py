@@ -11,7 +11,7 @@ from twisted.internet.error import DNSLookupError
 from twisted.internet.task import Clock, LoopingCall, deferLater
 from twisted.trial.unittest import TestCase
 
-from relaygate.test.farend import reactor
+from relaygate.test.farend import reactor, until
 from relaygate.test.ftpnodes import FTPCase, key_files
 from relaygate.test.test_mapped import noted
 
@@ -130,6 +130,45 @@ class LoginTests(FTPCase):
         await other.reply(221)
         await self.is_over(other)
         await self.all_over()
+
+    async def test_guessing(self) -> None:
+        """Who guesses passwords waits ever longer, in another session too (Requirement 87)."""
+        moved = MovedReactor(self)
+        await self.begin(clock=moved)
+        self.backend.answers[b"PASS"] = b"530 no"
+        client = self.client()
+        await client.reply(220)
+        for _ in range(3):
+            await client.ask(b"USER mina", 331)
+            await client.ask(b"PASS guess", 530)
+        other = self.client()
+        await other.reply(220)
+        backend = self.backend.controls[-1]
+        for seconds in (1.0, 2.0, 4.0):
+            await other.ask(b"USER mina", 331)
+            other.say(b"PASS guess", b"NOOP")
+            await moved.pass_by(seconds - 0.9)
+            self.assertEqual(backend.commands[-1], b"USER mina")
+            await moved.pass_by(1.0)
+            await other.reply(530)
+            await other.reply(200)
+        self.backend.answers[b"PASS"] = b"230 in"
+        await other.ask(b"USER mina", 331)
+        other.say(b"PASS right")
+        await moved.pass_by(5.1)
+        await other.reply(230)
+        self.backend.answers[b"PASS"] = b"530 no"
+        for _ in range(3):
+            await other.ask(b"USER mina", 331)
+            await other.ask(b"PASS guess", 530)
+        await client.ask(b"USER mina", 331)
+        client.say(b"PASS guess")
+        await until(lambda: any(each._password for each in self.running), "the waiting password")
+        for peer in (client, other):
+            peer.reset()
+        await self.all_over()
+        await moved.pass_by(10.0)
+        self.assertEqual(self.backend.controls[0].commands[-1], b"USER mina")
 
 
 class SettingsTests(FTPCase):

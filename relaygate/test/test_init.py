@@ -89,7 +89,7 @@ class InitTests(SynchronousTestCase):
                 self.assertEqual(key.stat().st_mode & 0o777, 0o600)
         self.assertEqual(
             [str(rule) for rule in load_dmz(dmz / "dmz.toml").listen],
-            ["0.0.0.0:22", "0.0.0.0:990", "0.0.0.0:50000-50099"],
+            ["0.0.0.0:22", "0.0.0.0:990", "0.0.0.0:30000-30099"],
         )
         services = load_internal(node / "internal.toml").services
         self.assertEqual([each.name for each in services], ["sftp", "ftps"])
@@ -265,7 +265,7 @@ class InitTests(SynchronousTestCase):
             for _ in range(2):
                 network.run("dmz", ["nft", "-f", str(self.site / folder / "firewall.nft")])
         words = (self.site / "dmz" / "FIREWALL.txt").read_text()
-        for part in ("192.0.2.10:7443", "port 22", "50000-50099", "nothing, ever"):
+        for part in ("192.0.2.10:7443", "port 22", "30000-30099", "nothing, ever"):
             self.assertIn(part, words)
 
 

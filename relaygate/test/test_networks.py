@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from relaygate.bans import Bans, Offences, TooManyBans
+from relaygate.bans import FORGIVEN_S, Bans, Offences, Penance, TooManyBans
 from relaygate.networks import (
     FOUR,
     SIX,
@@ -233,3 +233,44 @@ class OffenceTests(SynchronousTestCase):
         for number in range(1000):
             offences.count(str(number), 62.0)
         self.assertEqual(len(offences), 50)
+
+
+class PenanceTests(SynchronousTestCase):
+    """How long who guesses waits (Requirement 87)."""
+
+    def test_grows(self) -> None:
+        """Three refusals cost nothing, each one behind them more, up to a bound, then nothing."""
+        penance = Penance()
+        waits = []
+        for _ in range(7):
+            penance.refused("a", 0.0)
+            waits.append(penance.wait_s("a", 0.0))
+        self.assertEqual(waits, [0.0, 0.0, 1.0, 2.0, 4.0, 5.0, 5.0])
+        self.assertEqual(penance.wait_s("b", 0.0), 0.0)
+        penance.pardon("b")
+        self.assertEqual(penance.wait_s("a", FORGIVEN_S), 5.0)
+        self.assertEqual(penance.wait_s("a", FORGIVEN_S + 0.1), 0.0)
+        penance.refused("a", FORGIVEN_S + 0.1)
+        self.assertEqual(penance.wait_s("a", FORGIVEN_S + 0.1), 0.0)
+
+    def test_pardon(self) -> None:
+        """A right password is a new beginning for all behind its address."""
+        penance = Penance()
+        for _ in range(5):
+            penance.refused("a", 0.0)
+        penance.pardon("a")
+        self.assertEqual(penance.wait_s("a", 0.0), 0.0)
+        penance.refused("a", 0.0)
+        self.assertEqual(penance.wait_s("a", 0.0), 0.0)
+
+    def test_memory(self) -> None:
+        """Who is forgiven is forgotten, and there are never too many."""
+        penance = Penance()
+        for number in range(100):
+            penance.refused(str(number), 0.0)
+        penance.refused("a", FORGIVEN_S + 1.0)
+        self.assertEqual(len(penance), 1)
+        self.patch(__import__("relaygate.bans", fromlist=["x"]), "MAX_SUSPECTS", 50)
+        for number in range(1000):
+            penance.refused(str(number), FORGIVEN_S + 2.0)
+        self.assertEqual(len(penance), 50)

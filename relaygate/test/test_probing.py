@@ -6,7 +6,9 @@ import json
 import socket
 from typing import Any
 
+from relaygate import outlook
 from relaygate.test.ftpnodes import GATE, SPAN, FTPCase
+from relaygate.test.programs import new_folder
 from relaygate.test.wire import lines, logged, until
 
 
@@ -56,6 +58,21 @@ class ProbeTests(FTPCase):
             self.assertEqual((result["permitted"], result["free"]), (1, 0))
         elsewhere = await self.probe(host="192.0.2.1", first=first, last=last)
         self.assertEqual((elsewhere["permitted"], elsewhere["own"]), (0, False))
+
+    async def test_lent(self) -> None:
+        """Ports that the system lends are counted, but for those that are reserved."""
+        folder = new_folder(self)
+        for name, text in (("_LENT", "32768\t60999\n"), ("_RESERVED", "40000,50000-50003\n")):
+            (folder / name).write_text(text)
+            self.patch(outlook, name, folder / name)
+        spans = ((30000, 30999), (32700, 32769), (39999, 40001), (50000, 50005), (50000, 50003))
+        found = [outlook.lent_ports(*span) for span in spans]
+        self.assertEqual(found, [0, 2, 2, 2, 0])
+        await self.begin()
+        self.assertEqual((await self.probe(host=GATE, first=39999, last=40001))["lent"], 2)
+        self.patch(outlook, "_LENT", folder / "not there")
+        self.assertIsNone((await self.probe(host=GATE, first=39999, last=40001))["lent"])
+        self.assertIsNone((await self.probe())["lent"])
 
     async def test_no_channel(self) -> None:
         """Where no channel of that kind comes there is no time, and an answer all the same."""
