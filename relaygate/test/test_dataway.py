@@ -202,7 +202,7 @@ class PassiveTests(WayCase):
         """A stranger is closed and the client still gets in (Requirement 22)."""
         transfer = await self.offer()
         stranger = self.connect(transfer.port, STRANGER)
-        self.assertIs(await stranger.ended(), Ending.END)
+        self.assertIs(await stranger.ended(), Ending.RESET)
         self.assertFalse(transfer.arrived.called)
         self.connect(transfer.port)
         await self.arrival(transfer)
