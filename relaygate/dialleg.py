@@ -19,8 +19,9 @@ from twisted.internet.error import TimeoutError, getConnectError
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
-from relaygate.legs import Leg, tune
+from relaygate.legs import Leg
 from relaygate.socketleg import SocketLeg
+from relaygate.tuning import tune
 
 
 class Unread(Protocol):
@@ -53,7 +54,7 @@ class DialledLeg(SocketLeg):
         skt = tune(socket.socket(family, socket.SOCK_STREAM))
         peer = (host, port) if version == 4 else (host, port, 0, 0)
         super().__init__(skt, peer, Unread(), reactor)
-        self.reached: Deferred[DialledLeg] = Deferred(lambda _: self._give_up())
+        self.reached: Deferred[DialledLeg] = Deferred(lambda _: self._cancelled())
         self._limit = reactor.callLater(timeout_s, self._fail, TimeoutError())
         try:
             if source is not None:
@@ -100,15 +101,22 @@ class DialledLeg(SocketLeg):
         self.abort_by_default()
         reached.callback(self)
 
-    def _give_up(self) -> None:
+    def _cancelled(self) -> None:
+        self._stop()
+        # The reactor may have a word for the number left in this turn.  Nobody else shall hear it:
+        # a socket that has just begun to connect would be taken for connected.
+        reactor: Any = self.reactor
+        reactor.callLater(0, self.socket.close)
+
+    def _stop(self) -> None:
         self.disconnected = True
         self.stopWriting()
         if self._limit.active():
             self._limit.cancel()
-        self.socket.close()
 
     def _fail(self, error: Exception) -> None:
-        self._give_up()
+        self._stop()
+        self.socket.close()
         self.reached.errback(error)
 
 

@@ -10,8 +10,9 @@ from twisted.internet import tcp
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
-from relaygate.legs import Leg, tune
+from relaygate.legs import Leg
 from relaygate.socketleg import ServerLeg, address_of
+from relaygate.tuning import tune
 
 # Twisted's 50 is soon full where partners' jobs all start on the hour.
 BACKLOG = 1024

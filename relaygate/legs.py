@@ -24,7 +24,6 @@ from __future__ import annotations
 import fcntl
 import select
 import socket
-import struct
 import sys
 import termios
 from typing import TYPE_CHECKING, Protocol, cast
@@ -33,29 +32,23 @@ from OpenSSL import SSL
 from twisted.internet import main, tcp
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
+from twisted.python.failure import Failure
 
 from relaygate.quiettls import QuietTLS
 from relaygate.tlsrecords import TLS_RECORD, receive_record, send_record, tls_error_text
+from relaygate.tuning import LINGER_ABORT, LINGER_NOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from twisted.python.failure import Failure
 
     _Base = tcp.Connection
 else:
     _Base = object
 
-# A dead peer of an idle connection is found within KEEP_IDLE_S + KEEP_COUNT * KEEP_INTERVAL_S.
-KEEP_IDLE_S = 60
-KEEP_INTERVAL_S = 15
-KEEP_COUNT = 4
 # What a full one has on the wire: five bytes of header, the content's type, the tag (section 5.2).
 _WIRE_RECORD = 5 + TLS_RECORD + 1 + 16
 _BIG_RECORD = 4096
 
-_LINGER_ABORT = struct.pack("ii", 1, 0)
-_LINGER_NOT = struct.pack("ii", 0, 0)
 
 
 class TLSFailed(ConnectionLost):
@@ -80,29 +73,6 @@ class IFirstByte(Protocol):
 
     def first_byte(self, byte: bytes) -> None:
         """*byte* has come, and is still unread."""
-
-
-def tune(skt: socket.socket) -> socket.socket:
-    """
-    Set what every connection of ours has; on a listening socket, what it hands on.
-
-    No delay, since Nagle's algorithm costs 40 ms in each small exchange (requirement 81);
-    keepalive, since nothing else finds a dead peer of an idle session (requirement 82);
-    urgent bytes in their place, since out of it they are lost (RFC 6093).
-    """
-    skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    skt.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    skt.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_IDLE_S)
-    skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_INTERVAL_S)
-    skt.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_COUNT)
-    return skt
-
-
-def reset(skt: socket.socket) -> None:
-    """Close *skt* so that its peer sees a reset, and no end."""
-    skt.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
-    skt.close()
 
 
 class Leg(_Base):
@@ -225,7 +195,7 @@ class Leg(_Base):
         if self._aborts:
             return
         self._aborts = True
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ABORT)
 
     # -- TLS ------------------------------------------------------------------------------------
 
@@ -322,6 +292,36 @@ class Leg(_Base):
         except OSError as error:
             return TLSFailed(str(error))
         return self._dataReceived(bytes(buffer[:count]))
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        """
+        See :class:`twisted.internet.interfaces.IHalfCloseableDescriptor`.
+
+        The reactor says so as well when poll tells of a hang-up and of no bytes, and nobody has
+        read.  A reset must not pass for an end then, nor what was said of another socket that had
+        this one's number until earlier in the same turn: only a read knows.
+        """
+        result = self._ask_for_end()
+        if result is main.CONNECTION_DONE:
+            super().readConnectionLost(reason)
+        elif result is None:
+            self.startReading()
+        else:
+            self.stopReading()
+            self.stopWriting()
+            self.connectionLost(Failure(result))
+
+    def _ask_for_end(self) -> Exception | None:
+        """What a read says, as :meth:`doRead`; bytes that are there stay there."""
+        if self.tls is not None:
+            # It remembers its end.
+            return self.doRead()
+        try:
+            return None if self.socket.recv(1, socket.MSG_PEEK) else main.CONNECTION_DONE
+        except BlockingIOError:
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
 
     def _peek(self) -> Exception | None:
         try:
@@ -437,7 +437,7 @@ class Leg(_Base):
     def _closeSocket(self, orderly: bool) -> None:
         if orderly and self._aborts:
             try:
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
             except OSError:
                 pass
         super()._closeSocket(orderly)

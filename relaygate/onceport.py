@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relaygate.legport import BACKLOG, WaitingLeg
-from relaygate.legs import reset, tune
+from relaygate.tuning import reset, tune
 
 # Why accept(2) takes nobody, though somebody is there, until something else was closed.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)

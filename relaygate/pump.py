@@ -91,6 +91,9 @@ class Pump(ABC):
 
     def readable(self) -> Exception | None:
         """The source has bytes, or has ended."""
+        if self.holding:
+            # The reactor had seen that in the same turn in which the sink was found to be full.
+            return None
         turn = self.moved + TURN_BYTES
         while self.moved < turn:
             try:

@@ -42,6 +42,7 @@ class QuietTLS(SSL.Connection):
     def __init__(self, context: SSL.Context, skt: socket.socket, *, lenient: bool = False) -> None:
         super().__init__(context, None)
         self.muted = False
+        self._ended = False
         self._lenient = lenient
         self._wire = skt
         self._unsent = b""
@@ -71,7 +72,9 @@ class QuietTLS(SSL.Connection):
         self.muted = True
 
     def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int | None = None) -> int:
-        """See :meth:`SSL.Connection.recv_into`."""
+        """See :meth:`SSL.Connection.recv_into`; an end stays one, also that of a lenient one."""
+        if self._ended:
+            raise SSL.ZeroReturnError
         while True:
             try:
                 if not self._whole:
@@ -85,6 +88,7 @@ class QuietTLS(SSL.Connection):
                 self._whole = False
             except SSL.ZeroReturnError:
                 self.muted = False
+                self._ended = True
                 raise
             else:
                 self._whole = self.pending() > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -20,9 +21,10 @@ from zope.interface import implementer
 
 from relaygate.addresses import HostPort
 from relaygate.dial import DialFailed, dial
+from relaygate.dialleg import DialledLeg
 from relaygate.legs import Leg
 from relaygate.test.dataplane import gone, warm_up
-from relaygate.test.farend import LOOPBACK, Peer, fails, open_descriptors, reactor
+from relaygate.test.farend import LOOPBACK, Peer, fails, open_descriptors, reactor, until
 
 
 @implementer(IHostnameResolver)
@@ -193,6 +195,10 @@ class NotReachedTests(DialCase):
 class CancelTests(DialCase):
     """Giving up."""
 
+    def same(self, before: dict[str, str]) -> bool:
+        """Whether the descriptors are those of *before*."""
+        return open_descriptors() == before
+
     async def test_cancel(self) -> None:
         """A try that is given up says so, by address and by name, and leaves no descriptor."""
         port = self.deaf().port
@@ -203,7 +209,18 @@ class CancelTests(DialCase):
             trying = Deferred.fromCoroutine(dial(NamingReactor(names), HostPort(host, port), 30))
             trying.cancel()
             await fails(trying, CancelledError)
-            self.assertEqual(open_descriptors(), before)
+            await until(partial(self.same, before), "nothing is left")
+
+    async def test_its_number_is_nobodys_in_this_turn(self) -> None:
+        """The reactor may still have a word for a try that is given up: no new socket hears it."""
+        trying = Deferred.fromCoroutine(dial(reactor, self.deaf(), 60))
+        (leg,) = [each for each in reactor.getWriters() if isinstance(each, DialledLeg)]
+        number = leg.fileno()
+        trying.cancel()
+        await fails(trying, CancelledError)
+        with socket.socket() as new:
+            self.assertNotEqual(new.fileno(), number)
+        await until(lambda: leg.fileno() == -1, "its socket is closed")
 
     async def test_cancel_while_the_name_is_asked_for(self) -> None:
         """The same while the resolver is silent."""

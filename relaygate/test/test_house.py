@@ -92,6 +92,7 @@ ORDER: Final = {
     "pipes": 300,
     "quiettls": 300,
     "tlsrecords": 300,
+    "tuning": 300,
     "legs": 310,
     "socketleg": 315,
     "dialleg": 320,

@@ -15,13 +15,11 @@ from twisted.internet.error import (
     ConnectionDone,
     ConnectionLost,
 )
+from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.protocol import Factory
 
 from relaygate.legport import BACKLOG
 from relaygate.legs import (
-    KEEP_COUNT,
-    KEEP_IDLE_S,
-    KEEP_INTERVAL_S,
     Leg,
 )
 from relaygate.test.dataplane import (
@@ -33,7 +31,8 @@ from relaygate.test.dataplane import (
     gone,
     server_context,
 )
-from relaygate.test.farend import LOOPBACK, MB, Peer, payload, until
+from relaygate.test.farend import LOOPBACK, MB, Peer, payload, reactor, until
+from relaygate.tuning import KEEP_COUNT, KEEP_IDLE_S, KEEP_INTERVAL_S
 
 
 class SocketTests(LegCase):
@@ -73,6 +72,49 @@ class SocketTests(LegCase):
             leg.write(b"y")
             leg.startReading()
             self.assertIsInstance(await recorder.gone(), ConnectionAborted)
+
+    async def test_hang_up_that_is_nobodys(self) -> None:
+        """A hang-up that was the last owner's of a leg's number ends nothing.
+
+        The reactor says so without a read (Twisted's ``_doReadOrWrite``), and calls it an end.
+        """
+        for make in (HalfRecorder, Recorder):
+            for tls in (False, True):
+                leg, peer = await accepted(tls=tls)
+                self.addCleanup(peer.close)
+                self.addCleanup(self.drop, leg)
+                recorder = make()
+                leg.protocol = recorder
+                recorder.transport = leg
+                leg.startReading()
+                reactor._disconnectSelectable(leg, CONNECTION_DONE, True)
+                peer.send(b"more")
+                await recorder.heard(b"more")
+                self.assertEqual((recorder.notes, recorder.lost), ([], None))
+                peer.finish()
+                await until(partial(self.has_ended, recorder), "the end")
+
+    def has_ended(self, recorder: Recorder) -> bool:
+        """Whether it was told of an end."""
+        return bool(recorder.notes or recorder.lost)
+
+    async def test_reset_that_looks_like_an_end(self) -> None:
+        """A reset of which poll tells without a word of bytes is no end (28, 78)."""
+        for tls in (False, True):
+            leg, peer = await accepted(tls=tls)
+            self.addCleanup(peer.close)
+            recorder = HalfRecorder()
+            leg.protocol = recorder
+            recorder.transport = leg
+            leg.stopReading()
+            peer.reset()
+            look = select.poll()
+            look.register(leg.socket, 0)
+            await until(partial(look.poll, 0), "the reset")
+            leg.startReading()
+            reactor._disconnectSelectable(leg, CONNECTION_DONE, True)
+            self.assertEqual(recorder.notes, [])
+            self.assertIsInstance(await recorder.gone(), ConnectionLost)
 
     async def test_no_linger_until_asked(self) -> None:
         """Only a leg that was told to aborts by default, and an orderly close takes it back."""

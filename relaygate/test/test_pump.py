@@ -153,6 +153,19 @@ class BackpressureTests(TestCase):
             await unchanged(lambda: bench.relay.bytes_out, 0.01)
         await bench.client.got(data)
 
+    @every_way
+    async def test_readable_while_a_load_is_held(self, bench: Bench) -> None:
+        """The reactor's late word that there is more costs no byte of a load that is held."""
+        data = payload(40 * MB)
+        bench.backend.pause()
+        bench.client.send(data)
+        await held(bench.relay._pump_in)
+        for _ in range(3):
+            self.assertIsNone(bench.outer.doRead())
+        bench.client.finish()
+        bench.backend.resume()
+        await bench.backend.got(data)
+
     async def test_held_load_is_nobody_elses(self) -> None:
         """What one session holds stays whole while others move bytes through the same buffer."""
         for way in (COPIED, OUTER_TLS, BOTH_TLS):
