@@ -173,7 +173,7 @@ def serving(answer: Callable[[Request], Answer]) -> Callable[[socket.socket], No
 
         def do_POST(self) -> None:
             """Answer one request."""
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = self._body()
             said = answer(Request(self.path, _lines(self.headers), body))
             self.send_response(said.status)
             for name, value in said.fields.items():
@@ -181,6 +181,17 @@ def serving(answer: Callable[[Request], Answer]) -> Callable[[socket.socket], No
             self.send_header("Content-Length", str(len(said.body)))
             self.end_headers()
             self.wfile.write(said.body)
+
+        def _body(self) -> bytes:
+            """The request's body, counted or in chunks."""
+            if self.headers["Content-Length"]:
+                return self.rfile.read(int(self.headers["Content-Length"]))
+            pieces = []
+            while size := int(self.rfile.readline(), 16):
+                pieces.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(pieces)
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             """Say nothing."""
@@ -199,14 +210,26 @@ def post(
     fields: Mapping[str, str],
     body: bytes,
     tls: ssl.SSLContext | None = None,
+    *,
+    chunked: bool = False,
 ) -> tuple[int, bytes, bytes]:
-    """Post *body* on a connection; returns the answer's status, its fields as lines, its body."""
+    """
+    Post *body* on a connection, in chunks if *chunked*.
+
+    Returns the answer's status, its fields as lines, its body.
+    """
     skt.settimeout(_LIMIT_S)
     with tls.wrap_socket(skt, server_hostname=host) if tls else skt as connected:
         client = http.client.HTTPConnection(host)
         client.sock = connected
         sent = {name: _unfolded(value) for name, value in fields.items()}
-        client.request("POST", target, body, {"Host": host, "Connection": "close"} | sent)
+        sent = {"Host": host, "Connection": "close"} | sent
+        if chunked:
+            sent["Transfer-Encoding"] = "chunked"
+            pieces = (body[at : at + 50_000] for at in range(0, len(body), 50_000))
+            client.request("POST", target, pieces, sent, encode_chunked=True)
+        else:
+            client.request("POST", target, body, sent)
         answer = client.getresponse()
         return answer.status, _lines(answer.headers), answer.read()
 
