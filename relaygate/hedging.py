@@ -127,17 +127,28 @@ class Race(Generic[K, R]):
         Raises as the last try has failed.  Cancelling gives all tries up.
         """
         try:
-            while True:
-                self._wake = Deferred()
-                if not self._begin() and not self._tries:
-                    if self._failure is not None:
-                        raise self._failure
-                    return None
+            whom = self.choose(beside=False)
+            while whom is not None and not self.more():
+                # Nobody could be asked beside it, so nothing need be ready for two answers.
+                try:
+                    return await self.ask(whom)
+                except self._failures as error:
+                    self._failure = error
+                whom = self.choose(beside=False)
+            begun = whom is not None
+            if whom is not None:
+                self._start_asking(whom, beside=False)
+            while begun or self._tries:
                 await self._wake
                 if self._answers:
                     return self._answers[0]
                 if self._over and self._failure is not None:
                     raise self._failure
+                self._wake = Deferred()
+                begun = self._begin()
+            if self._failure is not None:
+                raise self._failure
+            return None
         finally:
             self._stop()
 
@@ -151,6 +162,10 @@ class Race(Generic[K, R]):
             if beside:
                 self._budget.take_back()
             return False
+        self._start_asking(whom, beside=beside)
+        return True
+
+    def _start_asking(self, whom: K, *, beside: bool) -> None:
         self._stop_waiting()
         one = _Try(whom, beside)
         self._tries.append(one)
@@ -158,7 +173,6 @@ class Race(Generic[K, R]):
         one.asking = asking.addCallbacks(self._answered, self._failed, (one,), {}, (one,), {})
         if one in self._tries and self.more():
             self._late = self._clock.callLater(self._alone_s, self._stir)
-        return True
 
     def _stir(self) -> None:
         if not self._wake.called:
