@@ -7,6 +7,9 @@ from relaygate.cli.deployment import Deployment, Entry, Gateway
 
 __all__ = ["dmz_rules", "firewall_words", "internal_rules"]
 
+# What opens something.  Of TCP it is told by the flags: connection tracking that begins with these
+# rules takes the next packet of a connection that stands for a new one, and would cut it.
+_NEW = ("tcp flags & (fin | syn | rst | ack) == syn", "meta l4proto != tcp ct state new")
 _CHANNEL = "uplinks and data channels (TLS 1.3, and data channels that begin with RLGC)"
 
 
@@ -45,8 +48,9 @@ def dmz_rules(plan: Deployment, gateway: Gateway) -> str:
             f"        tcp dport {port} accept"
         )
     back = [
-        f"        {family} daddr {{ {', '.join(found)} }} ct state new reject"
+        f"        {family} daddr {{ {', '.join(found)} }} {new} reject"
         for family, found in sources.items()
+        for new in _NEW
     ]
     return f"""\
 #!/usr/sbin/nft -f
@@ -82,8 +86,9 @@ def internal_rules(plan: Deployment) -> str:
         if literal is not None:
             addresses.setdefault("ip6" if literal.version == 6 else "ip", []).append(str(literal))
     refused = [
-        f"        {family} saddr {{ {', '.join(found)} }} ct state new drop"
+        f"        {family} saddr {{ {', '.join(found)} }} {new} drop"
         for family, found in addresses.items()
+        for new in _NEW
     ]
     open_entries = [each for each in plan.entries if each.open_to_others]
     needs = "no port open"
