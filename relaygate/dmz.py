@@ -165,7 +165,7 @@ class DMZNode(Service):
         self.gate.use(Rates(config.max_rate, config.max_rate_per_address))
         self.intake.use(config.trusted_proxies, config.max_pending)
         self.lobby.nodes = config.nodes
-        self._ports.rules = config.listen
+        self._ports.use_rules(config.listen)
         self.egress.use_policy(
             Destinations(config.connect),
             config.connect_from,

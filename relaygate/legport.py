@@ -11,7 +11,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from relaygate.legs import Leg
-from relaygate.socketleg import ServerLeg, address_of
+from relaygate.socketleg import ServerLeg, accept, address_of
 from relaygate.tuning import tune
 
 # Twisted's 50 is soon full where partners' jobs all start on the hour.
@@ -66,7 +66,7 @@ class LegPort(tcp.Port):
         wanted = self._wanted
         for taken in range(wanted):
             try:
-                skt, peer = self.socket.accept()
+                skt, peer = accept(self.socket, self.addressFamily)
             except BlockingIOError:
                 self._wanted = max(1, taken)
                 return

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from relaygate.legport import BACKLOG, WaitingLeg
+from relaygate.socketleg import accept
 from relaygate.tuning import reset, tune
 
 # Why accept(2) takes nobody, though somebody is there, until something else was closed.
@@ -68,6 +69,7 @@ class OncePort:
             raise CannotListenError(host, port, error) from None
         self.port: int = skt.getsockname()[1]
         self._socket = skt
+        self._family = family
         # It stays what it was: the reactor asks once more after the turn in which this is closed.
         self._number = skt.fileno()
         reactor.addReader(self)
@@ -97,7 +99,7 @@ class OncePort:
         if self._socket is None:
             return
         try:
-            skt, peer = self._socket.accept()
+            skt, peer = accept(self._socket, self._family)
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 # Whoever waits goes on to wait, and the reactor does not ask for it meanwhile.

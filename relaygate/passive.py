@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
@@ -144,9 +145,14 @@ class PassivePorts:
         self.reactor = reactor
         self.intake = intake
         self.bound: set[tuple[str, int]] = set()
-        self.rules = rules
+        self.use_rules(rules)
         self._sample = sample
         self._strangers = Throttle(reactor.seconds)
+
+    def use_rules(self, rules: Sequence[ListenRule]) -> None:
+        """Ask these from now on."""
+        # They are asked for each file that FTP moves, and mostly the same.
+        self._allowed = lru_cache(maxsize=256)(partial(_allowed, tuple(rules)))
 
     def open(
         self,
@@ -189,12 +195,7 @@ class PassivePorts:
 
     def allowed(self, host: str, ports: tuple[int, int]) -> Sequence[int]:
         """Those of *ports* (first and last) that the policy permits on *host*."""
-        spans = []
-        for rule in self.rules:
-            low, high = max(ports[0], rule.first), min(ports[1], rule.last)
-            if low <= high and rule.permits(HostPort(host, low)):
-                spans.append(range(low, high + 1))
-        return spans[0] if len(spans) == 1 else sorted(set(chain(*spans)))
+        return self._allowed(host, ports)
 
     def survey(self, host: str, ports: tuple[int, int]) -> tuple[int, int, int]:
         """
@@ -215,3 +216,12 @@ class PassivePorts:
                 port=number,
                 not_logged=self._strangers.take_suppressed(),
             )
+
+
+def _allowed(rules: Sequence[ListenRule], host: str, ports: tuple[int, int]) -> Sequence[int]:
+    spans = []
+    for rule in rules:
+        low, high = max(ports[0], rule.first), min(ports[1], rule.last)
+        if low <= high and rule.permits(HostPort(host, low)):
+            spans.append(range(low, high + 1))
+    return spans[0] if len(spans) == 1 else sorted(set(chain(*spans)))

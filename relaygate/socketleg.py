@@ -95,6 +95,18 @@ def address_of(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
     return IPv4Address("TCP", *name) if len(name) == 2 else IPv6Address("TCP", *name)
 
 
+def accept(
+    listening: socket.socket, family: socket.AddressFamily
+) -> tuple[socket.socket, tuple[Any, ...]]:
+    """
+    As :meth:`socket.socket.accept`, which makes two members of enumerations for each connection.
+
+    *family* is that of the *listening* socket.
+    """
+    number, peer = listening._accept()  # type: ignore[attr-defined]
+    return socket.socket(family, socket.SOCK_STREAM, listening.proto, number), peer
+
+
 class SocketLeg(Leg, _Connection):
     """A leg on a socket that is ours."""
 
