@@ -19,6 +19,10 @@ from relaygate.protocols.httpreader import ChunkReader, Fields, Refused
 # RFC 9112 section 7.1.1 wants a limit on what nobody reads.
 _MAX_CHUNK_LINE = 256
 _MAX_TRAILERS = 16 * 1024
+# Extensions count towards no limit of a body's, so that they could go on for ever (CVE-2023-39326):
+# what a chunk's line may have, beside twice what the chunk has, and how much more all may have.
+_FREE_IN_LINE = 16
+_MAX_EXCESS = 16 * 1024
 # 16 hexadecimal digits are 64 bits; the last hundred petabytes are not needed.
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?")
 # Behind a body they say nothing (RFC 9110 section 6.5.1); llhttp takes them for a contradiction.
@@ -103,8 +107,8 @@ class ChunkedBody:
         self.rest = data[count:]
         chunks = self._chunks
         try:
-            for each in shown:
-                chunks.receive(each)
+            # In one go: a call for each piece of chunks of one byte costs more than the bytes.
+            chunks.receive(b"".join(shown))
         except Refused:
             raise HTTPViolation(400, "sent chunks that can be read in two ways") from None
         if chunks.ended:
@@ -136,6 +140,7 @@ class _ChunkGate:
         self._left = 0
         self._in_trailers = False
         self._trailer_bytes = 0
+        self._excess = 0
 
     def pass_on(self, data: bytes) -> tuple[int, list[bytes | memoryview]]:
         """
@@ -148,16 +153,19 @@ class _ChunkGate:
         shown: list[bytes | memoryview] = []
         while position < len(data) and not self.ended:
             left = self._left
-            if left > 2:
-                step = min(left - 2, len(data) - position)
-            elif left:
-                # The end of a chunk is CR LF, and a byte of it may come alone.
-                if data[position] != b"\n\r"[left - 1]:
-                    raise HTTPViolation(400, "sent a chunk that does not end where it says")
-                step = 1
-            else:
+            if not left:
                 position = self._read_line(data, position, shown)
                 continue
+            here = len(data) - position
+            if left <= here:
+                # The end of a chunk is CR LF, and a byte of it may come alone.
+                step, due = left, b"\r\n"[-left:]
+            elif left - here == 1:
+                step, due = here, b"\r"
+            else:
+                step, due = here, b""
+            if not data.startswith(due, position + step - len(due)):
+                raise HTTPViolation(400, "sent a chunk that does not end where it says")
             shown.append(view[position : position + step])
             self._left -= step
             position += step
@@ -190,6 +198,10 @@ class _ChunkGate:
         if match is None:
             raise HTTPViolation(400, "sent a chunk without a size")
         size = int(match[1], 16)
+        # One byte a chunk is allowed, and some words about it; hardly anything but words is not.
+        self._excess = max(0, self._excess + len(line) - _FREE_IN_LINE - 2 * size)
+        if self._excess > _MAX_EXCESS:
+            raise HTTPViolation(400, "sent chunks that are mostly extensions")
         if size:
             self._left = size + 2
         else:

@@ -92,6 +92,15 @@ class ChunkedTests(SynchronousTestCase):
         line = b"A: " + b"x" * 100 + b"\r\n"
         self.assertRaises(HTTPViolation, body.receive, b"0\r\n" + line * 200)
 
+    def test_mostly_extensions(self) -> None:
+        """Requirement 53: one byte a chunk is allowed, extensions without end are not."""
+        body = ChunkedBody()
+        self.assertEqual(body.receive(b"1\r\nx\r\n" * 20_000), b"x" * 20_000)
+        wordy = b"1;" + b"e" * 200 + b"\r\nx\r\n"
+        self.assertEqual(body.receive(wordy * 50), b"x" * 50)
+        self.assertEqual(len(body.receive(b"ffff;some=words\r\n" + b"y" * 65535 + b"\r\n")), 65535)
+        self.assertRaises(HTTPViolation, body.receive, wordy * 200)
+
     def test_cut_short(self) -> None:
         """An end before the last chunk is a violation."""
         body = ChunkedBody()
