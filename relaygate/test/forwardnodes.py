@@ -28,8 +28,9 @@ from relaygate.identity import Role
 from relaygate.internal import InternalNode
 from relaygate.resolver import NotResolved
 from relaygate.test.farend import Peer, reactor, until
-from relaygate.test.ftpnodes import _NOWHERE, free_port
+from relaygate.test.ftpnodes import _NOWHERE
 from relaygate.test.ftppeers import Door, Line
+from relaygate.test.ports import free_port, free_span
 from relaygate.test.wire import identity
 
 INSIDE: Final = "127.0.0.1"
@@ -38,7 +39,7 @@ GATE: Final = "127.0.0.3"
 PROGRAM: Final = "127.0.0.4"
 STRANGER: Final = "127.0.0.5"
 EXIT: Final = "127.0.0.6"
-SPAN: Final = (22_400, 22_439)
+SPAN: Final = free_span(EXIT)
 
 
 def rules(*texts: str) -> tuple[DestinationRule, ...]:

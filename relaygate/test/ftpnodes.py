@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import re
 import socket
-from contextlib import ExitStack
 from pathlib import Path
-from random import sample
 from typing import Any, Final, Literal
 
 from cryptography.hazmat.primitives.serialization import (
@@ -43,6 +41,7 @@ from relaygate.identity import Role
 from relaygate.internal import InternalNode
 from relaygate.test.farend import Ending, Peer, reactor, until
 from relaygate.test.ftppeers import Backend, BackendLine, Line
+from relaygate.test.ports import free_port, free_span
 from relaygate.test.programs import new_folder
 from relaygate.test.test_servicetls import authority, client_context, service_key
 from relaygate.test.wire import identity
@@ -55,27 +54,7 @@ STRANGER: Final = "127.0.0.5"
 _NOWHERE: Final = IdentityFiles(Path("-"), Path("-"), Path("-"))
 
 
-def free_port(host: str) -> int:
-    """A port of *host* that nobody has just now."""
-    with socket.create_server((host, 0)) as found:
-        number: int = found.getsockname()[1]
-    return number
-
-
-def _free_span(host: str) -> tuple[int, int]:
-    """Forty ports of *host* in a row that nobody has just now, below those that clients get."""
-    for first in sample(range(22_000, 32_000, 40), 250):
-        with ExitStack() as stack:
-            try:
-                for port in range(first, first + 40):
-                    stack.enter_context(socket.create_server((host, port)))
-            except OSError:
-                continue
-            return first, first + 39
-    raise AssertionError(f"no forty ports in a row are free on {host}")
-
-
-SPAN: Final = _free_span(GATE)
+SPAN: Final = free_span(GATE)
 
 
 def key_files(case: TestCase, *names: str) -> KeyFiles:

@@ -16,7 +16,8 @@ from relaygate.dashboard import Dashboard
 from relaygate.destinations import DestinationRule
 from relaygate.test.browser import Browser
 from relaygate.test.farend import payload
-from relaygate.test.ftpnodes import FTPCase, free_port
+from relaygate.test.ftpnodes import FTPCase
+from relaygate.test.ports import free_port
 from relaygate.test.programs import new_folder
 
 HOST = "127.0.0.7"

@@ -16,8 +16,8 @@ from relaygate.stickiness import COOKIE
 from relaygate.test import login_site
 from relaygate.test.browser import Browser
 from relaygate.test.peers import eventually, listening
+from relaygate.test.ports import free_port
 from relaygate.test.programs import Program
-from relaygate.test.test_sessions import free_port
 from relaygate.test.test_sessions_https import HTTPSCase
 from relaygate.test.wire import lines, logged
 

@@ -20,9 +20,9 @@ from relaygate.dashboard import Dashboard
 from relaygate.history import COARSE_POINTS, FINE_POINTS, MAX_EVENTS, History, Recent
 from relaygate.identity import IdentityError, Role
 from relaygate.test.certificates import ServerCA
-from relaygate.test.ftpnodes import free_port
 from relaygate.test.nodes import Authority
 from relaygate.test.peers import in_thread
+from relaygate.test.ports import free_port
 from relaygate.test.programs import new_folder, pause
 from relaygate.test.test_cli import call
 from relaygate.webpages import FEW_SESSIONS

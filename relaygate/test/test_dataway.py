@@ -27,6 +27,7 @@ from relaygate.passive import LISTEN_LIMIT_S, PassivePorts
 from relaygate.pipes import PipeShelf
 from relaygate.pool import NoChannel
 from relaygate.test.farend import LOOPBACK, Ending, Peer, fails, payload, reactor, until
+from relaygate.test.ports import free_span
 from relaygate.test.test_listeners import FakePort
 from relaygate.test.test_passive import MovedReactor
 from relaygate.test.wire import Listening, identity, lines, logged
@@ -34,7 +35,7 @@ from relaygate.tls import client_context, server_context
 from relaygate.transfers import MAX_TRANSFERS, MEET_LIMIT_S, Control, Transfers
 
 SESSION = "0123456789abcdef"
-SPAN = (22_100, 22_139)
+SPAN = free_span(LOOPBACK)
 STRANGER = "127.0.0.2"
 
 

@@ -17,8 +17,8 @@ from relaygate.doors import Doors, Keepers
 from relaygate.identity import IdentityError
 from relaygate.keeper import DASHBOARD
 from relaygate.test.certificates import ServerCA
-from relaygate.test.ftpnodes import free_port
 from relaygate.test.peers import in_thread
+from relaygate.test.ports import free_port
 from relaygate.test.programs import new_folder, pause
 from relaygate.test.test_dashboard import STATUS
 

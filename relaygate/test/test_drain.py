@@ -18,7 +18,8 @@ from relaygate.draining import LOOK_S, drained
 from relaygate.identity import Role
 from relaygate.test.nodes import Authority, Node
 from relaygate.test.peers import echo, eventually, in_thread, says
-from relaygate.test.test_sessions import Echo, free_port
+from relaygate.test.ports import free_port
+from relaygate.test.test_sessions import Echo
 from relaygate.test.test_steering import SteeringCase
 from relaygate.test.wire import lines, logged, until
 

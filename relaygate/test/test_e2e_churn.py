@@ -19,7 +19,7 @@ from relaygate.identity import Role
 from relaygate.test.fleet import note
 from relaygate.test.nodes import Authority, Node
 from relaygate.test.peers import echo, eventually, in_thread, says
-from relaygate.test.test_sessions import free_port
+from relaygate.test.ports import free_port
 
 TIMES: Final = int(os.environ.get("RELAYGATE_CHURN", "12"))
 # What a node may grow by over all of them, in KiB; the first few fill caches.

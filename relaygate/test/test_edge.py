@@ -19,13 +19,13 @@ from relaygate.mapped import MappedPorts, Mapping
 from relaygate.networks import NetworkSet, network_of
 from relaygate.pki import make_ca
 from relaygate.protocols.proxyheader import LOCAL, header_for
+from relaygate.test.ports import free_port
 from relaygate.test.test_sessions import (
     FTP,
     Echo,
     End,
     SessionCase,
     SSHServer,
-    free_port,
     twisted,
 )
 from relaygate.test.wire import lines, logged, until

@@ -19,8 +19,9 @@ from relaygate.test.forwardnodes import (
     STRANGER,
     ForwardCase,
 )
-from relaygate.test.ftpnodes import free_port, key_files
+from relaygate.test.ftpnodes import key_files
 from relaygate.test.ftppeers import Backend, BackendLine, Line
+from relaygate.test.ports import free_port
 from relaygate.test.programs import new_folder
 from relaygate.test.test_servicetls import authority, client_context
 from relaygate.test.wire import lines, logged

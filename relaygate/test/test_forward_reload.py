@@ -11,8 +11,8 @@ from relaygate.config.forward import ForwardConfig, ForwardFTPConfig, UserConfig
 from relaygate.identity import IdentityError
 from relaygate.test.farend import until
 from relaygate.test.forwardnodes import INSIDE, PARTNER, SPAN, Partner, rules
-from relaygate.test.ftpnodes import free_port
 from relaygate.test.ftppeers import Line
+from relaygate.test.ports import free_port
 from relaygate.test.programs import new_folder
 from relaygate.test.test_forward_socks import HELLO, request
 from relaygate.test.test_forward_steering import SteeringCase

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from relaygate.addresses import HostPort, ListenRule
 from relaygate.legport import LegPort
 from relaygate.listeners import Listener, Listeners, Offer
+from relaygate.test.ports import free_port
 from relaygate.test.wire import Listening, Peer, lines, logged, until
 
 RULES = [ListenRule.parse("0.0.0.0:20-29")]
@@ -312,18 +313,11 @@ class SocketTests(TestCase):
         port.startListening()
         return port
 
-    def free_port(self) -> int:
-        """A port number that nobody uses."""
-        with socket.socket() as found:
-            found.bind(("0.0.0.0", 0))
-            number: int = found.getsockname()[1]
-        return number
-
     async def test_explicit_and_wildcard(self) -> None:
         """An explicit address beside the wildcard is possible, and is what clients of it reach."""
         for wild_first in (True, False):
             self.reached.clear()
-            port = self.free_port()
+            port = free_port("0.0.0.0")
             both = [offer("wild", f"0.0.0.0:{port}"), offer("explicit", f"127.0.0.1:{port}")]
             order = both if wild_first else both[::-1]
             self.assertEqual(self.listeners.declare(self.node, order), {})
@@ -346,7 +340,7 @@ class SocketTests(TestCase):
 
     async def test_reopened_at_once(self) -> None:
         """A listener that was closed can be opened again in the same turn."""
-        wish = offer(listen=f"127.0.0.1:{self.free_port()}")
+        wish = offer(listen=f"127.0.0.1:{free_port()}")
         for _ in range(5):
             self.assertEqual(self.listeners.declare(self.node, [wish]), {})
             self.assertEqual(self.listeners.declare(self.node, []), {})

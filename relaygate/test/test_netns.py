@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from relaygate.test import netns
 from relaygate.test.netns import Network, Place
 from relaygate.test.openssh import Keys, SSHServer
+from relaygate.test.ports import free_port
 from relaygate.test.programs import Program, Where, completed, new_folder, pause
 
 PORT = 4022
@@ -347,9 +347,3 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody has on loopback just now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -15,11 +15,12 @@ from relaygate.commands import NotPermitted, NotPossible
 from relaygate.legs import Leg
 from relaygate.passive import LISTEN_LIMIT_S, MAX_TRIES, PassivePort, PassivePorts
 from relaygate.test.farend import LOOPBACK, reactor, until
+from relaygate.test.ports import free_span
 from relaygate.test.wire import lines, logged
 
 STRANGER = "127.0.0.2"
 # Below what the kernel gives to those who do not ask for a port.
-FIRST, LAST = 20_100, 20_119
+FIRST, LAST = free_span(LOOPBACK, 20)
 
 
 class MovedReactor:

@@ -20,10 +20,11 @@ from relaygate.changes import compare, differing
 from relaygate.config import ServiceConfig
 from relaygate.identity import IdentityError, Role
 from relaygate.test.nodes import Authority, Node
+from relaygate.test.ports import free_port
 from relaygate.test.programs import new_folder
 from relaygate.test.test_admin import socket_path
 from relaygate.test.test_cli import call
-from relaygate.test.test_sessions import Echo, SessionCase, free_port
+from relaygate.test.test_sessions import Echo, SessionCase
 from relaygate.test.test_tap import dmz_config, internal_config
 from relaygate.test.wire import lines, logged, until
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +30,7 @@ from relaygate.dmz import DMZNode
 from relaygate.errors import NoBackend, TooMany
 from relaygate.identity import Role
 from relaygate.internal import InternalNode
+from relaygate.test.ports import free_port
 from relaygate.test.wire import identity, lines, logged, until
 
 BANNER = b"a notice\r\nSSH-2.0-server\r\n"
@@ -80,13 +80,6 @@ class FTPServer(End):
 
 
 FTP = FTPConfig((50_000, 50_009), "off", "off")
-
-
-def free_port() -> int:
-    """A port of loopback that nobody has just now."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        number: int = found.getsockname()[1]
-    return number
 
 
 class SessionCase(TestCase):

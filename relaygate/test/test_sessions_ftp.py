@@ -25,8 +25,9 @@ from relaygate import pki
 from relaygate.config import FTPConfig, KeyFiles
 from relaygate.identity import Role
 from relaygate.test.peers import in_thread
+from relaygate.test.ports import free_port
 from relaygate.test.programs import new_folder
-from relaygate.test.test_sessions import SessionCase, free_port
+from relaygate.test.test_sessions import SessionCase
 from relaygate.test.wire import lines, logged
 
 CONTENT = os.urandom(1_500_000)

@@ -17,9 +17,10 @@ from relaygate.metrics import Families
 from relaygate.protocols.statushttp import MAX_REQUEST, BadRequest, Request, RequestReader
 from relaygate.statuspage import MAX_CONNECTIONS
 from relaygate.test.parsercases import ParserCases
+from relaygate.test.ports import free_port
 from relaygate.test.test_admin import socket_path
 from relaygate.test.test_cli import call
-from relaygate.test.test_sessions import Echo, SessionCase, free_port
+from relaygate.test.test_sessions import Echo, SessionCase
 from relaygate.test.wire import logged, until
 
 CASES: ParserCases[RequestReader] = ParserCases(

@@ -24,6 +24,7 @@ from relaygate import dmz_tap, internal_tap, pki
 from relaygate.identity import Role
 from relaygate.tap import NodeOptions, Program
 from relaygate.test.nodes import Authority, Node
+from relaygate.test.ports import free_port
 from relaygate.test.programs import completed, new_folder
 from relaygate.test.wire import lines, logged, until
 
@@ -33,14 +34,6 @@ TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()",
 def read(file: Path) -> str:
     """What *file* holds; nothing if it is not there."""
     return file.read_text() if file.exists() else ""
-
-
-def free_port() -> int:
-    """A port number on loopback that nobody uses."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        number: int = found.getsockname()[1]
-    return number
 
 
 def dmz_config(log: str = "") -> str:

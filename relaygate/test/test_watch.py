@@ -16,6 +16,7 @@ from relaygate.backends import Backends
 from relaygate.balance import Group, Member
 from relaygate.config.balancing import HealthConfig
 from relaygate.protocols.probes import FTPProbe, HTTPProbe, Probe, SSHProbe
+from relaygate.test.ports import free_port
 from relaygate.test.test_sessions import (
     BANNER,
     Echo,
@@ -23,7 +24,6 @@ from relaygate.test.test_sessions import (
     FTPServer,
     SessionCase,
     SSHServer,
-    free_port,
 )
 from relaygate.test.wire import lines, logged, until
 from relaygate.watch import CheckFailed, Checks, Watcher, check
