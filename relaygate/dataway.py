@@ -262,7 +262,6 @@ class DataWay:
 
         # Before the question: the channel may be faster than the answer.
         self._waiting[name] = transfer = Transfer(withdrawn, tls)
-        transfer.limit = self._clock.callLater(ARRIVAL_LIMIT_S, self._expire, name)
         try:
             transfer.host, transfer.port = await ask(uplink, name[1])
         except (UplinkFailed, CancelledError, Refusal, AddressError) as error:
@@ -272,6 +271,9 @@ class DataWay:
             if isinstance(error, (CancelledError, Refusal)):
                 raise
             raise TransferFailed(str(error)) from None
+        if self._waiting.get(name) is transfer:
+            # The question had a limit of its own; most of what goes out has arrived by now.
+            transfer.limit = self._clock.callLater(ARRIVAL_LIMIT_S, self._expire, name)
         return transfer
 
     def _expire(self, name: tuple[str, int]) -> None:

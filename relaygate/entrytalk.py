@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol as Interface
 from typing import cast
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -305,10 +305,14 @@ async def listen_to(leg: Leg, talk: Talk, clock: IReactorTime) -> Wish:
         leg.protocol = listening
         listening.makeConnection(leg)
         leg.startReading()
+        limit = clock.callLater(WISH_LIMIT_S, listening.done.cancel)
         try:
-            await listening.done.addTimeout(WISH_LIMIT_S, clock)
-        except (TimeoutError, CancelledError):
+            await listening.done
+        except CancelledError:
             leg.stopReading()
             raise NoWish(f"has not said in {WISH_LIMIT_S:g} s what it wants") from None
+        finally:
+            if limit.active():
+                limit.cancel()
     assert talk.wish is not None
     return talk.wish

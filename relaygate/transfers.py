@@ -158,8 +158,10 @@ class Transfer:
         self._work.addErrback(self._broken)
 
     async def _meet(self, leg: Leg) -> None:
-        peer = leg.getPeer()
-        came = (peer.host, peer.port) if self.tells_peer else None
+        came = None
+        if self.tells_peer:
+            peer = leg.getPeer()
+            came = (peer.host, peer.port)
         start = TransferStart(self.control.session, self.number, came)
         try:
             channel = await meet(
