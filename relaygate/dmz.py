@@ -233,6 +233,7 @@ class DMZNode(Service):
             self._reactor,
             shared=True,
             transport=WaitingLeg,
+            screen=reception.lets_in,
         )
         port.startListening()
         return port

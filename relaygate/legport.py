@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -18,6 +21,11 @@ from relaygate.tuning import tune
 BACKLOG = 1024
 # Connections that are taken in one turn, before those that stand have theirs.
 ACCEPTS = 16
+# Those that are reset one after the other before others have their turn.
+REFUSED = 64
+_RESET = struct.pack("ii", 1, 0)
+
+Screen = Callable[[str], bool]
 
 _log = Logger()
 
@@ -31,13 +39,42 @@ class WaitingLeg(ServerLeg):
             super().startReading()
 
 
+class ScreenedSocket(socket.socket):
+    """
+    A listening socket that takes only connections from addresses that a *screen* lets in.
+
+    All others are reset before anything is made of them, for what a flood costs is mostly that.
+    A close that were none would also leave the kernel something to remember of each.
+    """
+
+    screen: Screen
+    of: socket.AddressFamily
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """See :meth:`socket.socket.accept`; now and then :class:`BlockingIOError` comes although
+        more wait.
+        """
+        for _ in range(REFUSED):
+            number, peer = self._accept()  # type: ignore[attr-defined]
+            try:
+                welcome = self.screen(peer[0])
+            except BaseException:
+                os.close(number)
+                raise
+            if welcome:
+                return socket.socket(self.of, socket.SOCK_STREAM, self.proto, number), peer
+            os.close(number)
+        raise BlockingIOError(errno.EAGAIN, "enough for this turn")
+
+
 class LegPort(tcp.Port):
     """
     A listening socket whose connections are legs.
 
     With *shared* an explicit address and the wildcard may hold the same port number, and a client
     gets the explicit one (lesson 30); Linux allows it only where both sockets ask for it.
-    *transport* makes the connections.
+    *transport* makes the connections.  With a *screen* those from addresses that it does not let
+    in are reset at once; all others have to abort by default.
     """
 
     def __init__(
@@ -49,8 +86,10 @@ class LegPort(tcp.Port):
         *,
         shared: bool = False,
         transport: type[ServerLeg] = ServerLeg,
+        screen: Screen | None = None,
     ) -> None:
         self._shared = shared
+        self._screen = screen
         self._wanted = 1
         # Twisted only calls it, with what its own servers are made of.
         self.transport = transport  # type: ignore[assignment]
@@ -63,10 +102,13 @@ class LegPort(tcp.Port):
         Twisted makes three loggers for each look at who has come.  It is asked only where nobody
         can be taken for want of descriptors, for which it keeps one back.
         """
-        wanted = self._wanted
+        wanted, screened = self._wanted, self._screen is not None
         for taken in range(wanted):
             try:
-                skt, peer = accept(self.socket, self.addressFamily)
+                if screened:
+                    skt, peer = self.socket.accept()
+                else:
+                    skt, peer = accept(self.socket, self.addressFamily)
             except BlockingIOError:
                 self._wanted = max(1, taken)
                 return
@@ -96,13 +138,24 @@ class LegPort(tcp.Port):
 
     def createInternetSocket(self) -> socket.socket:
         """See :class:`twisted.internet.base.BasePort`."""
-        skt = tune(super().createInternetSocket())
+        skt = tune(self._screened(super().createInternetSocket()))
         if self._shared:
             skt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if self.addressFamily == socket.AF_INET6:
             # [::] is every IPv6 address, and 0.0.0.0 every IPv4 one: two rules, two listeners.
             skt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         return skt
+
+
+    def _screened(self, skt: socket.socket) -> socket.socket:
+        if self._screen is None:
+            return skt
+        screened = ScreenedSocket(skt.family, skt.type, skt.proto, fileno=skt.detach())
+        screened.setblocking(False)
+        screened.screen, screened.of = self._screen, self.addressFamily
+        # What it accepts has this from it, and so a bare close is a reset.
+        screened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        return screened
 
 
 class Accepted(Protocol):

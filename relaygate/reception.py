@@ -26,6 +26,7 @@ class Reception(Factory):
     desk has room for them.
 
     Those that come through a proxy are asked for their own address first, by the *intake*.
+    The port asks :meth:`lets_in` before it makes anything of a connection.
     """
 
     noisy = False
@@ -45,12 +46,19 @@ class Reception(Factory):
         self._gate = gate
         self._intake = intake
 
+    def lets_in(self, address: str) -> bool:
+        """Whether a connection from *address* may be taken, of which nothing is made yet."""
+        try:
+            return self._intake.trusts(address) or self._admits(address)
+        except Exception:  # noqa: BLE001 - the others who come are no worse for it
+            self.log.failure("looking at who comes")
+            return False
+
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
-        address = str(getattr(addr, "host", addr))
-        if self._intake.trusts(address):
+        """See :class:`twisted.internet.interfaces.IProtocolFactory`; it was let in."""
+        if self._intake.trusts(str(getattr(addr, "host", addr))):
             return self._intake.protocol(self._introduced)
-        return _Arriving(self) if self._admits(address) else None
+        return _Arriving(self)
 
     def _introduced(self, leg: Leg, header: ProxyHeader) -> None:
         """A proxy has said whose connection *leg* is; its own, if the header says nothing."""

@@ -22,8 +22,8 @@ from relaygate.test.peers import echo, eventually, in_thread, says
 from relaygate.test.ports import free_port
 
 TIMES: Final = int(os.environ.get("RELAYGATE_CHURN", "12"))
-# A node that has lost its uplink waits up to 15 s before it dials again. Here it comes back at once,
-# so that it loses many in little time.
+# A node that has lost its uplink waits up to 15 s before it dials again. Here it comes back at
+# once, so that it loses many in little time.
 AT_ONCE: Final = (
     "from relaygate.backoff import FullJitter;"
     "FullJitter.__init__.__kwdefaults__['longest_s'] = 0.3"
