@@ -6,7 +6,8 @@ import argparse
 import re
 from typing import Any
 
-from relaygate.cli.node import add_client_options, print_table, run_command
+from relaygate.cli.node import add_client_options, run_command
+from relaygate.cli.shown import examples, print_table
 
 __all__ = ["add_parser"]
 
@@ -20,6 +21,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="turn networks away for a while, on every DMZ node of a running internal node",
         description="Turn networks away for a while, on every DMZ node of a running internal node. "
         "Sessions that run go on.",
+        **examples(
+            "relaygate ban 203.0.113.77",
+            "relaygate ban 203.0.113.0/24 2001:db8::/48 --for 12h",
+        ),
     )
     ban.add_argument("networks", metavar="NETWORK", nargs="+", help="a network or an address")
     ban.add_argument(
@@ -32,7 +37,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_client_options(ban)
     ban.set_defaults(func=run_command(_ban, _print_told))
 
-    unban = subparsers.add_parser("unban", help="lift bans before they run out")
+    unban = subparsers.add_parser(
+        "unban",
+        help="lift bans before they run out",
+        description="Lift bans before they run out, on every DMZ node of a running internal node.",
+        **examples("relaygate unban 203.0.113.77", "relaygate unban --all"),
+    )
     which = unban.add_mutually_exclusive_group(required=True)
     which.add_argument("networks", metavar="NETWORK", nargs="*", default=[], help="as in the ban")
     which.add_argument("--all", action="store_true", help="every ban that this node knows")
@@ -43,7 +53,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         )
     )
 
-    bans = subparsers.add_parser("bans", help="list the bans that hold")
+    bans = subparsers.add_parser(
+        "bans",
+        help="list the bans that hold",
+        description="List the bans that a running internal node has set, and for how long yet.",
+        **examples("relaygate bans", "relaygate bans --json | jq -r '.bans[].network'"),
+    )
     add_client_options(bans)
     bans.set_defaults(func=run_command(lambda _: {"command": "bans"}, _print_bans))
 

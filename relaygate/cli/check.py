@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from relaygate.cli.shown import examples
 from relaygate.config import (
     ConfigError,
     DashboardConfig,
@@ -33,7 +34,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="validate configuration files",
         description="Validate configuration files and the certificates and keys they name. "
         "Every problem is printed on a line of its own: file, key, what was expected.",
-        epilog="Exit status: 0 if every file is good, 2 if not.",
+        **examples(
+            "relaygate check /etc/relaygate/dmz.toml",
+            "relaygate check site/*/*.toml",
+            "relaygate check --no-identity internal.toml    # without its keys, elsewhere",
+            status="0 if every file is good, 2 if not",
+        ),
     )
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
     parser.add_argument(
@@ -75,6 +81,9 @@ def _summary(file: Path, kind: Literal["dmz", "internal"] | None, *, with_identi
             _count(config.gateways, "gateway"),
             _count(config.services, "service"),
         ]
+        if config.forwards:
+            number = len(config.forwards)
+            parts.append(f"{number} {'entry' if number == 1 else 'entries'}")
         role = Role.INTERNAL
         if with_identity:
             _check_services(file, config)

@@ -16,6 +16,8 @@ examples:
   relaygate completion bash >/etc/bash_completion.d/relaygate
   relaygate completion zsh  >/usr/local/share/zsh/site-functions/_relaygate
   relaygate completion fish >/etc/fish/completions/relaygate.fish
+
+Exit status: 0 done; 2 wrong usage.
 """
 
 # bash: the deepest path of subcommands that stands on the line decides.
@@ -23,7 +25,7 @@ _BASH = """\
 # bash completion for relaygate, made by: relaygate completion bash
 _relaygate() {{
     local current="${{COMP_WORDS[COMP_CWORD]}}" path="" word
-    for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+    for word in "${{COMP_WORDS[@]:1:$((COMP_CWORD - 1))}}"; do
         case "$path $word" in
 {paths}
         esac

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from relaygate.cli.entries import entry_findings
 from relaygate.cli.findings import Finding
 from relaygate.cli.lookout import gateway_findings, identity_of, key_findings
 from relaygate.cli.running import node_findings
+from relaygate.cli.shown import coloured
 from relaygate.config import ConfigError, InternalConfig, load, printable
 
 __all__ = ["add_parser", "findings"]
@@ -106,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
             )
             for problem in error.problems
         )
-    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    colours = coloured()
     for finding in walk:
         found.append(finding)
         if not arguments.json:

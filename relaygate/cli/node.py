@@ -7,15 +7,17 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from relaygate.cli.shown import examples, print_table
 from relaygate.config import ConfigError, InternalConfig, load, printable
 
-__all__ = ["NodeError", "add_client_options", "add_parser", "ask", "print_table", "run_command"]
+__all__ = ["NodeError", "add_client_options", "add_parser", "ask", "run_command"]
 
 _FAILED = 1
+_UNUSABLE = 2
 _DEFAULT_SOCKET = "/run/relaygate/internal.sock"
 # The node itself answers within 30 s.
 _LIMIT_S = 40.0
@@ -24,18 +26,46 @@ Answer = dict[str, Any]
 
 
 class NodeError(Exception):
-    """The node cannot be asked, or has refused; the text says why."""
+    """The node cannot be asked, or has refused; the text says why, a line for each reason."""
+
+    def __init__(self, text: str, status: int = _FAILED) -> None:
+        super().__init__(text)
+        self.status = status
+
+    def tell(self) -> int:
+        """Print it; the exit status is returned."""
+        for line in str(self).splitlines():
+            print(f"relaygate: {printable(line)}", file=sys.stderr)
+        return self.status
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Describe the commands to the ``relaygate`` parser."""
     status = subparsers.add_parser(
-        "status", help="show a running internal node, its gateways and its services"
+        "status",
+        help="show a running internal node, its gateways and its services",
+        description="Show a running internal node, its gateways with what they say of themselves, "
+        "its services, their backends, and its entries.",
+        **examples(
+            "relaygate status",
+            "relaygate status --json | jq '.gateways[] | {name, state}'",
+            "relaygate status --config /etc/relaygate/internal.toml",
+        ),
     )
     add_client_options(status)
     status.set_defaults(func=run_command(lambda _: {"command": "status"}, _print_status))
 
-    sessions = subparsers.add_parser("sessions", help="list the sessions of a running node")
+    sessions = subparsers.add_parser(
+        "sessions",
+        help="list the sessions of a running node",
+        description="List the sessions of a running internal node, with the bytes so far: of "
+        "services, and of programs on their way out.",
+        **examples(
+            "relaygate sessions",
+            "relaygate sessions --service sftp",
+            "relaygate sessions --json | jq 'sort_by(.bytes_out) | last'",
+        ),
+    )
     which = sessions.add_mutually_exclusive_group()
     which.add_argument("--service", default="", help="only those of this service")
     which.add_argument("--entry", default="", help="only those of this entry")
@@ -43,13 +73,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     sessions.set_defaults(func=_sessions)
 
     reload = subparsers.add_parser(
-        "reload", help="let a running internal node read its file again, as SIGHUP does"
+        "reload",
+        help="let a running internal node read its file again, as SIGHUP does",
+        description="Let a running internal node read its file, certificates and keys again, and "
+        "print what has changed. Sessions that run go on; a wrong file changes nothing.",
+        **examples("relaygate check /etc/relaygate/internal.toml && relaygate reload"),
     )
     add_client_options(reload)
     reload.set_defaults(func=run_command(lambda _: {"command": "reload"}, _print_changes))
 
     for word, does in (("drain", "take no new sessions"), ("resume", "take new sessions again")):
-        steer = subparsers.add_parser(word, help=f"{does}: a running node, a service or a backend")
+        steer = subparsers.add_parser(
+            word,
+            help=f"{does}: a running node, a service or a backend",
+            description=f"Let a running internal node, one of its services or a backend {does}. "
+            "Sessions that run go on, and it is printed how many there are.",
+            **examples(
+                f"relaygate {word} node",
+                f"relaygate {word} service sftp",
+                f"relaygate {word} backend sftp-1.private.example:22 --service sftp",
+            ),
+        )
         steer.add_argument("kind", choices=("node", "service", "backend"))
         steer.add_argument("name", nargs="?", default="", help="of the service; or host:port")
         steer.add_argument("--service", default="", help="the backend in this service alone")
@@ -82,8 +126,7 @@ def run_command(
         try:
             answer = ask(arguments, request(arguments))
         except NodeError as error:
-            print(f"relaygate: {printable(str(error))}", file=sys.stderr)
-            return _FAILED
+            return error.tell()
         if arguments.json:
             print(json.dumps(answer, indent=2))
         else:
@@ -103,6 +146,15 @@ def ask(arguments: argparse.Namespace, request: Answer) -> Answer:
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as stream:
                 line = stream.readline()
+    except PermissionError as error:
+        raise NodeError(
+            f"no answer at {path}: {error.strerror}: run this as the node's user, or as root"
+        ) from None
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise NodeError(
+            f"no answer at {path}: {error.strerror}: does the node run, and is this its [admin] "
+            "socket? Name it by --socket, or its file by --config"
+        ) from None
     except OSError as error:
         raise NodeError(f"no answer at {path}: {error.strerror or error}") from None
     try:
@@ -120,27 +172,19 @@ def _socket_path(arguments: argparse.Namespace) -> Path:
         try:
             config = load(arguments.config, "internal")
         except ConfigError as error:
-            raise NodeError(str(error.problems[0])) from None
+            raise NodeError("\n".join(map(str, error.problems)), _UNUSABLE) from None
         assert isinstance(config, InternalConfig)
         if config.admin_socket is None:
-            raise NodeError(f"{arguments.config}: there is no [admin] socket in it")
+            raise NodeError(
+                f"{arguments.config}: there is no [admin] socket in it: add [admin] with a socket, "
+                "and start the node anew",
+                _UNUSABLE,
+            )
         return config.admin_socket
     if arguments.socket is not None:
         path: Path = arguments.socket
         return path
     return Path(os.environ.get("RELAYGATE_SOCKET") or _DEFAULT_SOCKET)
-
-
-def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print columns as wide as they need to be; numbers stand to the right."""
-    table = [[printable(str(cell)) for cell in row] for row in rows]
-    widths = [max(len(line[at]) for line in [list(heads), *table]) for at in range(len(heads))]
-    for line in [list(heads), *table]:
-        cells = (
-            cell.rjust(width) if cell.isdigit() else cell.ljust(width)
-            for cell, width in zip(line, widths, strict=True)
-        )
-        print("  ".join(cells).rstrip())
 
 
 def _print_status(status: Answer) -> None:
@@ -233,8 +277,7 @@ def _sessions(arguments: argparse.Namespace) -> int:
             found += page["sessions"]
             more = page["more"]
     except NodeError as error:
-        print(f"relaygate: {printable(str(error))}", file=sys.stderr)
-        return _FAILED
+        return error.tell()
     if arguments.json:
         print(json.dumps(found, indent=2))
         return 0

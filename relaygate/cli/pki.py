@@ -18,9 +18,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from relaygate import identity, pki
+from relaygate.cli.shown import examples
 from relaygate.identity import IdentityError, Role
 from relaygate.pki import PKIError
 
+_DONE = "0 done; 2 nothing was done, and why"
+_SHOWN = "0 all is well; 1 a file needs care; 2 a file cannot be read, or nothing was done"
 _MAX_SHOWN = 200
 """A subject's length is bounded by the file alone; a line on a terminal should be shorter."""
 
@@ -28,17 +31,42 @@ _MAX_SHOWN = 200
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the `pki` command. Each of its actions sets `func`, which returns the exit status."""
     parser = subparsers.add_parser(
-        "pki", help="make the CA, issue and renew node certificates, show PEM files"
+        "pki",
+        help="make the CA, issue and renew node certificates, show PEM files",
+        description="Make the deployment's CA, issue and renew the nodes' certificates, and say "
+        "what PEM files are.",
+        **examples(
+            "relaygate pki ca --dir ca",
+            "relaygate pki issue node-a --role internal --dir ca",
+            "relaygate pki show ca/*.pem",
+            status=_SHOWN,
+        ),
     )
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
 
-    ca = actions.add_parser("ca", help="make the deployment's CA: ca.pem and ca.key")
+    ca = actions.add_parser(
+        "ca",
+        help="make the deployment's CA: ca.pem and ca.key",
+        **examples(
+            "relaygate pki ca --dir ca",
+            "relaygate pki ca --dir ca --passphrase-file secret",
+            status=_DONE,
+        ),
+    )
     _add_ca_options(ca)
     ca.add_argument("--name", help="the CA's common name (default: relaygate CA and the date)")
     _add_days(ca, pki.CA_DAYS)
     ca.set_defaults(func=_guarded(_ca))
 
-    issue = actions.add_parser("issue", help="make a node's certificate and key")
+    issue = actions.add_parser(
+        "issue",
+        help="make a node's certificate and key",
+        **examples(
+            "relaygate pki issue dmz --role dmz --dir ca --out site/dmz",
+            "relaygate pki issue node-a --role internal --dir ca --out site/node-a",
+            status=_DONE,
+        ),
+    )
     issue.add_argument("name", metavar="NAME", help="the node's name, as in node-a")
     issue.add_argument("--role", required=True, choices=[role.value for role in Role])
     _add_ca_options(issue)
@@ -48,7 +76,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_days(issue, pki.NODE_DAYS)
     issue.set_defaults(func=_guarded(_issue))
 
-    renew = actions.add_parser("renew", help="replace certificates and keys by new ones")
+    renew = actions.add_parser(
+        "renew",
+        help="replace certificates and keys by new ones",
+        **examples("relaygate pki renew site/*/node-?.pem --dir site/ca", status=_DONE),
+    )
     renew.add_argument(
         "files", nargs="+", type=Path, metavar="FILE.pem", help="its key is FILE.key beside it"
     )
@@ -56,7 +88,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_days(renew, pki.NODE_DAYS)
     renew.set_defaults(func=_guarded(_renew))
 
-    show = actions.add_parser("show", help="say what PEM files are; exit 1 if one needs care")
+    show = actions.add_parser(
+        "show",
+        help="say what PEM files are; exit 1 if one needs care",
+        **examples(
+            "relaygate pki show /etc/relaygate/*.pem",
+            "relaygate pki show --json node-a.pem | jq '.[0]'",
+            status=_SHOWN,
+        ),
+    )
     show.add_argument("files", nargs="+", type=Path, metavar="FILE")
     show.add_argument("--json", action="store_true", help="one JSON array")
     show.set_defaults(func=_show)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from relaygate.auditlog import Transfer, Transfers
-from relaygate.cli.node import print_table
+from relaygate.cli.shown import print_table
 from relaygate.config import printable
 
 __all__ = ["add_parser"]

@@ -70,7 +70,8 @@ def load(path: Path, kind: Literal["dmz", "internal"] | None = None) -> DMZConfi
         dmz = bool({"uplink", "policy"} & values.keys())
         internal = bool({"gateway", "service", "forward"} & values.keys())
         if dmz == internal:
-            found = "some of both" if dmz else "none of them"
+            nothing = "none of them" if values else "nothing but blanks and comments"
+            found = "some of both" if dmz else nothing
             message = (
                 "expected [uplink] and [policy] (a DMZ node) or [[gateway]] and [[service]] "
                 f"(an internal node), found {found}"

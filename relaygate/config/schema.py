@@ -40,6 +40,7 @@ __all__ = [
 # Far above any honest file; a path that leads to a disk image must not fill the memory.
 _MAX_FILE = 1024 * 1024
 
+_AT_LINE = re.compile(r"\(at line ([0-9]{1,6}),")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LABEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -274,20 +275,35 @@ def read_toml(file: Path) -> dict[str, Any]:
         if len(data) > _MAX_FILE:
             reader.wrong("", "expected a file of at most 1 MiB, found a larger one")
         else:
-            return tomllib.loads(data.decode("utf-8"))
+            # Some editors begin a file with a mark of its byte order, which is none of TOML's.
+            return tomllib.loads(data.decode("utf-8-sig"))
+    except IsADirectoryError:
+        reader.wrong("", "expected a file, found a folder")
     except OSError as error:
         reader.wrong("", f"expected a readable file, found none ({error.strerror or error})")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - data.rfind(b"\n", 0, error.start)
-        reader.wrong("", f"expected UTF-8, found other bytes (at line {line}, byte {column})")
+        found = "UTF-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "other bytes"
+        where = f"at line {line}, byte {column}"
+        reader.wrong("", f"expected UTF-8, found {found} ({where}): save it as UTF-8")
     except ValueError as error:
         # Besides its own error, tomllib lets that of a number with too many digits through.
-        reader.wrong("", f"expected TOML: {error}")
+        reader.wrong("", f"expected TOML: {error}{_line_of(error, data)}")
     except RecursionError:
         reader.wrong("", "expected TOML, found brackets nested too deeply")
     reader.finish()
     raise AssertionError("unreachable: every way here has noted a problem")
+
+
+def _line_of(error: ValueError, data: bytes) -> str:
+    """The line that *error* speaks of, shortened, or nothing."""
+    match = _AT_LINE.search(str(error))
+    if match is None:
+        return ""
+    lines = data.decode("utf-8-sig").split("\n")
+    text = lines[int(match[1]) - 1].strip() if int(match[1]) <= len(lines) else ""
+    return f", which reads {_shown(text)}" if text else ""
 
 
 def printable(text: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
@@ -15,9 +17,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import relaygate
 from relaygate.cli import check
-from relaygate.cli.main import main
+from relaygate.cli.main import main, make_parser
+from relaygate.cli.shown import coloured, print_table
 from relaygate.identity import Role
 from relaygate.pki import issue, make_ca
+from relaygate.test.netns import require_program
 
 ROOT = Path(relaygate.__file__).parent.parent
 DMZ = ROOT / "etc" / "dmz.toml"
@@ -113,7 +117,7 @@ class CheckTests(SynchronousTestCase):
         """A good internal file likewise, and one of a thing is not spoken of as many."""
         file = self.copy(INTERNAL, "node-a", Role.INTERNAL)
         self.service_files()
-        expected = f'{file}: ok (internal node "node-a", 1 gateway, 5 services)\n'
+        expected = f'{file}: ok (internal node "node-a", 1 gateway, 5 services, 3 entries)\n'
         self.assertEqual(call("check", file), (0, expected, ""))
 
     def test_files_of_services(self) -> None:
@@ -161,7 +165,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(
             out,
             f"{DMZ}: ok (dmz node, 2 nodes, 4 listen rules)\n"
-            f"{INTERNAL}: ok (internal node, 1 gateway, 5 services)\n",
+            f"{INTERNAL}: ok (internal node, 1 gateway, 5 services, 3 entries)\n",
         )
 
     def test_all_files_and_problems(self) -> None:
@@ -222,9 +226,116 @@ class CompletionTests(SynchronousTestCase):
             for word in ("doctor", "transfers", "passphrase-file"):
                 self.assertIn(word, out)
 
-    def test_help_has_examples(self) -> None:
-        """Every command of an operator shows by examples how it is used, and tells its status."""
-        for command in ("init", "doctor", "transfers", "completion"):
-            _, out, _ = call(command, "--help")
-            self.assertIn("examples:", out)
-            self.assertIn(f"relaygate {command} ", out)
+    def test_fish(self) -> None:
+        """Fish itself offers what there is, with its help."""
+        offered = self.in_shell("fish", "complete --do-complete 'relaygate do'")
+        self.assertRegex(offered, r"(?m)^doctor\t.*what is wrong")
+        self.assertIn("--role", self.in_shell("fish", "complete -C 'relaygate pki issue --ro'"))
+
+    def test_zsh(self) -> None:
+        """Zsh calls it for the command, as bash's (bashcompinit), and understands it."""
+        words = "COMP_WORDS=(relaygate pki issue --ro); COMP_CWORD=3"
+        code = f"ask() {{ emulate -L sh; setopt kshglob noshglob; {words}; _relaygate; }}; ask"
+        known = self.in_shell("zsh", f"print $_comps[relaygate]; {code}; print -- $COMPREPLY")
+        first, offered = known.splitlines()
+        self.assertEqual(first, "_bash_complete -F _relaygate")
+        self.assertIn("--role", offered.split())
+
+    def in_shell(self, shell: str, code: str) -> str:
+        """What *code* prints in *shell*, which has the script of completion."""
+        script = Path(self.mktemp()).absolute()
+        script.write_text(call("completion", shell)[1])
+        before = {"fish": "", "zsh": "autoload -U compinit; compinit -D -u\n"}[shell]
+        home = script.with_name("home")
+        home.mkdir()
+        done = subprocess.run(
+            [require_program(shell), {"fish": "--no-config", "zsh": "-f"}[shell]],
+            input=f"{before}source {script}\n{code}\n",
+            env={**os.environ, "HOME": str(home)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        self.assertEqual(done.stderr, "")
+        return done.stdout
+
+
+class MannersTests(SynchronousTestCase):
+    """How the commands speak to people, and to programs."""
+
+    def leaves(self, parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+        """The parsers that have no commands below them."""
+        below = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
+        if not below:
+            yield parser
+        for action in below:
+            for name in action.choices.values():
+                yield from self.leaves(name)
+
+    def test_every_help(self) -> None:
+        """Each command shows by examples how it is used, and tells its exit status."""
+        found = list(self.leaves(make_parser()))
+        self.assertGreater(len(found), 15)
+        for parser in found:
+            text = parser.format_help()
+            self.assertIn("examples:\n", text, parser.prog)
+            self.assertIn(parser.prog, text.partition("examples:")[2], parser.prog)
+            self.assertIn("Exit status: 0", text, parser.prog)
+
+    def printed(self, columns: int, *, terminal: bool = True) -> list[str]:
+        """A table on a terminal of so many *columns*."""
+        out = io.StringIO()
+        with (
+            mock.patch("sys.stdout", out),
+            mock.patch.object(out, "isatty", lambda: terminal),
+            mock.patch.dict(os.environ, {"COLUMNS": str(columns)}),
+        ):
+            print_table(("name", "sessions"), [("x" * 30, 7), ("y", 10)])
+        return out.getvalue().splitlines()
+
+    def test_tables(self) -> None:
+        """A table that does not fit becomes blocks, of which nothing is cut off; a file gets it."""
+        wide = self.printed(80)
+        self.assertEqual(wide[0].split(), ["name", "sessions"])
+        self.assertEqual({len(line) for line in wide[1:]}, {40})
+        self.assertEqual(self.printed(20, terminal=False), wide)
+        narrow = self.printed(30)
+        self.assertEqual(narrow[0], "- name      " + "x" * 30)
+        self.assertEqual(narrow[1], "  sessions  7")
+        self.assertEqual(len(narrow), 4)
+
+    def test_colours(self) -> None:
+        """Colours are for a terminal, and not where NO_COLOR or TERM=dumb says so."""
+        for terminal, environ, wanted in (
+            (True, {"TERM": "xterm"}, True),
+            (True, {"TERM": "xterm", "NO_COLOR": ""}, True),
+            (True, {"TERM": "xterm", "NO_COLOR": "1"}, False),
+            (True, {"TERM": "dumb"}, False),
+            (False, {"TERM": "xterm"}, False),
+        ):
+            out = io.StringIO()
+            with (
+                mock.patch("sys.stdout", out),
+                mock.patch.object(out, "isatty", lambda terminal=terminal: terminal),
+                mock.patch.dict(os.environ, environ, clear=True),
+            ):
+                self.assertEqual(coloured(), wanted, environ)
+
+    def test_exit_status(self) -> None:
+        """1 is a node that does not answer, and 2 a file or a flag that is wrong."""
+        missing = Path(self.mktemp()).absolute()
+        status, _, err = call("status", "--socket", str(missing))
+        self.assertEqual(status, 1)
+        self.assertIn("does the node run", err)
+        wrong = missing.with_name("wrong.toml")
+        wrong.write_text("[service]\n[admin]\n")
+        status, _, err = call("sessions", "--config", str(wrong))
+        self.assertEqual(status, 2)
+        self.assertGreater(err.count("\n"), 2)
+        self.assertIn("identity.key", err)
+        status, _, err = call("status", "--config", str(missing))
+        self.assertEqual((status, err.count("\n")), (2, 1))
+        self.assertEqual(call("status", "--colour")[0], 2)
+        self.assertEqual(call("nonsense")[0], 2)
+

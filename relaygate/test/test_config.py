@@ -204,7 +204,7 @@ class UnreadableFileTests(FileCase):
         """A file that is not there, or is a folder, is a problem of the file as such."""
         for path, reason in [
             (self.folder / "none.toml", "No such file"),
-            (self.folder, "Is a directory"),
+            (self.folder, "found a folder"),
         ]:
             error = self.assertRaises(ConfigError, load_dmz, path)
             (problem,) = error.problems
@@ -215,12 +215,20 @@ class UnreadableFileTests(FileCase):
         """A syntax error is told with line and column."""
         (problem,) = self.problems("[uplink]\nlisten 5\n", load_dmz)
         self.assertIn("expected TOML", problem)
-        self.assertIn("line 2, column 8", problem)
+        self.assertIn('line 2, column 8), which reads "listen 5"', problem)
 
     def test_not_utf8(self) -> None:
         """Other bytes than UTF-8 are told with line and byte."""
         (problem,) = self.problems(b"# one\nab = '\xff'\n", load_dmz)
-        self.assertEqual(problem, "expected UTF-8, found other bytes (at line 2, byte 7)")
+        words = "(at line 2, byte 7): save it as UTF-8"
+        self.assertEqual(problem, f"expected UTF-8, found other bytes {words}")
+        (problem,) = self.problems(DMZ.encode("utf-16"), load_dmz)
+        self.assertIn("found UTF-16", problem)
+
+    def test_from_other_editors(self) -> None:
+        """A byte order mark in front, and lines that end in CR LF, are no mistakes."""
+        text = DMZ.replace("\n", "\r\n").encode()
+        self.assertIsInstance(load_dmz(self.write(b"\xef\xbb\xbf" + text)), DMZConfig)
 
     def test_too_large(self) -> None:
         """A file of 1 MiB is read, and one byte more is refused."""
