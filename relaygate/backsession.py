@@ -363,14 +363,8 @@ class BackSession(WebSession):
         outcome = self._ordered or outcome
         if self._mapped is not None:
             self._mapped.close(abort=outcome.cause in (Cause.SHUTDOWN, Cause.POLICY))
-        log_end(
-            self.log,
-            outcome,
-            **self._fields(),
-            bytes_in=relay.bytes_in if relay else 0,
-            bytes_out=relay.bytes_out if relay else 0,
-            seconds=round(self._reactor.seconds() - self._began, 3),
-        )
+        seconds = self._reactor.seconds() - self._began
+        log_end(self.log, outcome, self._fields(), relay, seconds)
         if relay is not None:
             self._tally.bytes_in += relay.bytes_in
             self._tally.bytes_out += relay.bytes_out

@@ -41,7 +41,7 @@ from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.passive import PassivePorts
 from relaygate.pipes import PipeShelf
 from relaygate.resolver import Lookups, NotResolved, Routes, source_towards
-from relaygate.sessionlog import log_end, log_event, log_open
+from relaygate.sessionlog import Moved, log_end, log_event, log_open
 from relaygate.transfers import Control, Transfer, Transfers
 
 # Seconds for the name and the dial together.
@@ -378,15 +378,8 @@ class _Outward:
             egress.counted.remove(self._counted)
             egress.of_nodes.remove(self.node.name)
         egress.forget(self._session, self._number)
-        seconds = round(egress.reactor.seconds() - self._began, 3)
-        log_end(
-            egress.log,
-            outcome,
-            **self._fields(),
-            bytes_in=bytes_in,
-            bytes_out=bytes_out,
-            seconds=seconds,
-        )
+        seconds = egress.reactor.seconds() - self._began
+        log_end(egress.log, outcome, self._fields(), Moved(bytes_in, bytes_out), seconds)
 
     def _awaits_no_more(self) -> None:
         if self._awaits:

@@ -349,14 +349,8 @@ class EntrySession:
             tally.refused += 1
         tally.bytes_in += self.bytes_in
         tally.bytes_out += self.bytes_out
-        log_end(
-            self.log,
-            outcome,
-            **self._fields(),
-            bytes_in=self.bytes_in,
-            bytes_out=self.bytes_out,
-            seconds=round(self._around.reactor.seconds() - self.began, 3),
-        )
+        seconds = self._around.reactor.seconds() - self.began
+        log_end(self.log, outcome, self._fields(), self.relay, seconds)
         self._ended(self)
 
     def _audit(self, refusal: Refusal, why: str) -> None:

@@ -181,16 +181,8 @@ class FrontSession:
         self._desk.leave(self)
 
     def _log_end(self, outcome: Outcome, **more: object) -> None:
-        relay = self.relay
-        log_end(
-            self.log,
-            outcome,
-            **self._fields(),
-            bytes_in=relay.bytes_in if relay else 0,
-            bytes_out=relay.bytes_out if relay else 0,
-            seconds=round(self._clock.seconds() - self._began, 3),
-            **more,
-        )
+        seconds = self._clock.seconds() - self._began
+        log_end(self.log, outcome, self._fields(), self.relay, seconds, **more)
 
     def abort(self, cause: Cause, detail: str) -> None:
         """End the session now, whatever it does."""

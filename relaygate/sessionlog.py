@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from time import time
+from typing import NamedTuple, Protocol
 
 from twisted.logger import LogEvent, Logger, LogLevel
 
@@ -26,8 +27,45 @@ def log_open(log: Logger, **fields: object) -> None:
     _write(log, LogLevel.info, "open", fields)
 
 
-def log_end(log: Logger, outcome: Outcome, **fields: object) -> None:
-    """Write the line at a session's end, or the only one of a session that was refused."""
+class IMoved(Protocol):
+    """What has carried a session's bytes."""
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes towards the backend."""
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes towards the client."""
+
+
+class Moved(NamedTuple):
+    """So many bytes."""
+
+    bytes_in: int
+    bytes_out: int
+
+
+def log_end(
+    log: Logger,
+    outcome: Outcome,
+    fields: Mapping[str, object],
+    moved: IMoved | None,
+    seconds: float,
+    **more: object,
+) -> None:
+    """
+    Write the line at a session's end, or the only one of a session that was refused.
+
+    *fields* are as for :func:`log_open`; *seconds* is how long it took.
+    """
+    fields = {
+        **fields,
+        "bytes_in": moved.bytes_in if moved else 0,
+        "bytes_out": moved.bytes_out if moved else 0,
+        "seconds": round(seconds, 3),
+        **more,
+    }
     fields["outcome"] = f"{outcome.cause.value}/{outcome.phase.value}"
     if outcome.detail:
         fields["detail"] = outcome.detail

@@ -56,7 +56,7 @@ class Log:
                 client_tls=True,
                 backend_tls=False,
             )
-        log_end(self._log, Outcome(Cause.DONE, Phase.RELAY), **fields)
+        log_end(self._log, Outcome(Cause.DONE, Phase.RELAY), fields, None, 1.5)
 
     @property
     def text(self) -> str:
