@@ -330,25 +330,22 @@ class HTTPRelay:
             path += b"?" + effect.query
         for side, pump in self._pumps.items():
             self._partly[side] += pump.moved
-        detail = {"detail": effect.detail} if effect.detail else {}
-        log_event(
-            self.log,
-            "request",
-            usual=effect.status < 500 and not effect.detail,
-            **self._fields
-            | {"backend": self._seeker.name}
-            | {
-                "method": _text(effect.method),
-                "host": _text(effect.host),
-                "path": _text(path[:LOGGED_PATH]),
-                "status": effect.status,
-                "bytes_in": effect.bytes_in + self._partly[Side.CLIENT],
-                "bytes_out": effect.bytes_out + self._partly[Side.BACKEND],
-                "seconds": round(self._reactor.seconds() - self._asked_at, 3),
-            }
-            | detail,
-        )
-        self._partly = dict.fromkeys(Side, 0)
+        fields = {
+            **self._fields,
+            "backend": self._seeker.name,
+            "method": _text(effect.method),
+            "host": _text(effect.host),
+            "path": _text(path[:LOGGED_PATH]),
+            "status": effect.status,
+            "bytes_in": effect.bytes_in + self._partly[Side.CLIENT],
+            "bytes_out": effect.bytes_out + self._partly[Side.BACKEND],
+            "seconds": round(self._reactor.seconds() - self._asked_at, 3),
+        }
+        if effect.detail:
+            fields["detail"] = effect.detail
+        usual = effect.status < 500 and not effect.detail
+        log_event(self.log, "request", usual=usual, **fields)
+        self._partly[Side.CLIENT] = self._partly[Side.BACKEND] = 0
         if self._backend is None:
             self._seeker.name = "-"
         if effect.unauthorised:

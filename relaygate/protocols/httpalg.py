@@ -39,7 +39,6 @@ from relaygate.protocols.httpfields import (
     find_cookie,
     request_bytes,
     trailers_through,
-    values,
 )
 from relaygate.protocols.httphead import HeadReader, HTTPViolation, parse_request
 from relaygate.protocols.httppages import page
@@ -262,7 +261,7 @@ class HTTPSession(Answering):
         exchange = Exchange(head, place, None, self._policy, self._served)
         self._exchange = exchange
         try:
-            if head.method == b"OPTIONS" and values(head.fields, b"max-forwards") == [b"0"]:
+            if head.method == b"OPTIONS" and head.named.get(b"max-forwards") == [b"0"]:
                 # RFC 9110 section 7.6.2: it asks us.
                 self._answer(204, "", keep=exchange.request_done)
                 return True
@@ -277,7 +276,7 @@ class HTTPSession(Answering):
         if self._pinned:
             self._pinned.clear()
             self._effects.append(DropBackend())
-        cookie = find_cookie(head.fields, self._policy.cookie) if self._policy.cookie else b""
+        cookie = find_cookie(head.named, self._policy.cookie) if self._policy.cookie else b""
         self._effects.append(
             FindBackend(exchange.route, cookie, steady=not exchange.repeatable, again=False)
         )

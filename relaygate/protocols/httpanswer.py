@@ -76,7 +76,7 @@ class Answering:
     def _interim(self, exchange: Exchange, head: ResponseHead) -> bool:
         """Deal with an interim response; whether the protocol was changed by it."""
         if head.status == 101:
-            chosen = tokens(head.fields, b"upgrade")
+            chosen = tokens(head.named, b"upgrade")
             if not exchange.upgrade or chosen != [exchange.upgrade]:
                 raise HTTPViolation(502, "changed to a protocol that nobody asked for")
             self._send_head(exchange, head, connection=b"Upgrade", upgrade=exchange.upgrade)
@@ -161,10 +161,10 @@ class Answering:
         assert response is not None and answer is not None
         # What came behind a response belongs to nobody: it must not meet another request.
         clean = not answer.rest and exchange.request_done and not exchange.upgrade
-        if not (clean and not response.until_end and persists(response.fields, response.minor)):
+        if not (clean and not response.until_end and persists(response.named, response.minor)):
             self._pinned.clear()
             self._effects.append(DropBackend())
-        elif binds_connection(exchange.head.fields, response.fields):
+        elif binds_connection(exchange.head.named, response.named):
             self._pinned = [exchange.route]
         elif exchange.route not in self._pinned:
             self._effects.append(ReleaseBackend())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from relaygate.protocols.httpbody import BodyReader, BodyUntilEnd, ChunkedBody, CountedBody
 from relaygate.protocols.httpeffects import HTTPPolicy, RequestSeen, Wait
-from relaygate.protocols.httpfields import persists, tokens, values
+from relaygate.protocols.httpfields import persists, tokens
 from relaygate.protocols.httphead import HTTPViolation, RequestHead, ResponseHead
 from relaygate.protocols.httptarget import Place, Routes, has_dot_segments
 
@@ -29,11 +29,11 @@ class Exchange:
         self.body: BodyReader = ChunkedBody() if head.chunked else CountedBody(head.length or 0)
         self.request_done = not head.has_body
         self.upgrade = _upgrade(head, policy)
-        self.expects = b"100-continue" in tokens(head.fields, b"expect")
+        self.expects = b"100-continue" in tokens(head.named, b"expect")
         # Whether the client waits with its body for a word.
         self.expecting = self.expects and head.has_body and head.minor > 0
-        self.persistent = persists(head.fields, head.minor) and count + 1 < policy.max_requests
-        self.as2 = any(values(head.fields, name) for name in _AS2)
+        self.persistent = persists(head.named, head.minor) and count + 1 < policy.max_requests
+        self.as2 = any(name in head.named for name in _AS2)
         self.ready = False
         # Whether its body passes by the session.
         self.moving_in = False
@@ -97,15 +97,15 @@ class Exchange:
             self.bytes_in,
             self.bytes_out,
             detail,
-            status == 401 and bool(values(self.head.fields, b"authorization")),
+            status == 401 and b"authorization" in self.head.named,
         )
 
 
 def _upgrade(head: RequestHead, policy: HTTPPolicy) -> bytes:
     """The protocol to change to, if we let it through (RFC 9110, section 7.8)."""
-    if head.has_body or not head.minor or b"upgrade" not in tokens(head.fields, b"connection"):
+    if head.has_body or not head.minor or b"upgrade" not in tokens(head.named, b"connection"):
         return b""
-    wanted = tokens(head.fields, b"upgrade")
+    wanted = tokens(head.named, b"upgrade")
     return next((each for each in policy.upgrades if each in wanted), b"")
 
 
@@ -119,8 +119,8 @@ def route_for(
     """
     if head.method in _REFUSED:
         raise HTTPViolation(405, f"sent {head.method.decode()}, which is not for a gateway")
-    wishes = tokens(head.fields, b"expect")
-    if wishes and wishes != [b"100-continue"]:
+    wishes = tokens(head.named, b"expect")
+    if wishes and list(wishes) != [b"100-continue"]:
         raise HTTPViolation(417, "expects what nobody knows")
     if policy.max_body and (head.length or 0) > policy.max_body:
         raise HTTPViolation(413, f"wants to send more than {policy.max_body} bytes")

@@ -10,11 +10,11 @@ names that things have inside.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from relaygate.protocols.httphead import RequestHead, ResponseHead
+from relaygate.protocols.httphead import Named, RequestHead, ResponseHead
 from relaygate.protocols.httpreader import Fields
 from relaygate.protocols.httptarget import Place
 
@@ -33,6 +33,8 @@ _OURS = re.compile(
     rb"forwarded|x-forwarded-.*|x-real-ip|x-client-ip|x-cluster-client-ip|true-client-ip"
     rb"|x-original-url|x-rewrite-url|proxy|proxy-.*"
 )
+# How all of them begin: most names do not.
+_OURS_BEGIN = (b"forwarded", b"x-", b"true-client-ip", b"proxy")
 # What may not come behind a body (RFC 9110 section 6.5.1), and what we take out of heads.
 _NOT_TRAILING = re.compile(
     rb"content-.*|transfer-encoding|host|cookie|set-cookie|authorization|www-authenticate|location"
@@ -42,6 +44,9 @@ _NOT_TRAILING = re.compile(
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")
 _AUTHORITY = re.compile(rb"[A-Za-z0-9._-]{1,255}(?::[0-9]{1,5})?")
 _URL_FIELDS = frozenset((b"location", b"content-location", b"refresh", b"link"))
+# Those that :func:`_inward` and :func:`_outward` look at.
+_CHANGED_INWARD = frozenset((b"host", b"expect", b"cookie", b"destination", b"if", b"max-forwards"))
+_CHANGED_OUTWARD = _URL_FIELDS | {b"set-cookie", b"server", b"via"}
 # Answers that bind what follows on the connection to who was asked (RFC 4559, section 6).
 _BINDING = re.compile(rb"(?i:ntlm|negotiate)\b")
 
@@ -81,43 +86,38 @@ class Parties:
     inside: frozenset[bytes]
 
 
-def tokens(fields: Fields, name: bytes) -> list[bytes]:
+def tokens(named: Named, name: bytes) -> Sequence[bytes]:
     """The members of all lists called *name* (small letters), in small letters."""
-    return [
-        token
-        for key, value in fields
-        if key.lower() == name
-        for each in value.split(b",")
-        if (token := each.strip(b" \t").lower())
-    ]
+    lists = named.get(name)
+    if lists is None:
+        return ()
+    members = [each.strip(b" \t").lower() for value in lists for each in value.split(b",")]
+    return [member for member in members if member]
 
 
-def values(fields: Fields, name: bytes) -> list[bytes]:
-    """The values of all fields called *name* (small letters)."""
-    return [value for key, value in fields if key.lower() == name]
-
-
-def persists(fields: Fields, minor: int) -> bool:
+def persists(named: Named, minor: int) -> bool:
     """Whether the sender wants to go on with the connection (RFC 9112, section 9.3)."""
-    wishes = tokens(fields, b"connection")
+    wishes = tokens(named, b"connection")
     if b"close" in wishes:
         return False
     return minor > 0 or b"keep-alive" in wishes
 
 
-def binds_connection(request: Fields, response: Fields) -> bool:
+def binds_connection(request: Named, response: Named) -> bool:
     """Whether the connection has become one client's own (NTLM, Negotiate)."""
-    found = values(request, b"authorization") + values(response, b"www-authenticate")
+    found = (*request.get(b"authorization", ()), *response.get(b"www-authenticate", ()))
     return any(_BINDING.match(value) for value in found)
 
 
-def _end_to_end(fields: Fields) -> Iterable[tuple[bytes, bytes, bytes]]:
-    """The fields that are for more than the next, with their names in small letters as well."""
-    named = {name for name in tokens(fields, b"connection") if not _NOT_NAMED.fullmatch(name)}
-    for name, value in fields:
-        low = name.lower()
-        if low not in _HOP and low not in named:
-            yield low, name, value
+def _for_one_only(named: Named) -> Set[bytes]:
+    """The names (small letters) of those fields that are for the next only."""
+    if b"connection" not in named:
+        return _HOP
+    return _HOP | {each for each in tokens(named, b"connection") if not _NOT_NAMED.fullmatch(each)}
+
+
+def _is_ours(low: bytes) -> bool:
+    return low.startswith(_OURS_BEGIN) and _OURS.fullmatch(low) is not None
 
 
 def request_bytes(
@@ -137,13 +137,19 @@ def request_bytes(
     to; *expect* whether it shall say when it wants the body.
     """
     lines = [b"%b %b HTTP/1.1" % (head.method, place.path)]
-    if not any(name.lower() == b"host" for name, _ in head.fields):
+    if b"host" not in head.named:
         lines.append(b"Host: " + place.authority)
-    for low, name, value in _end_to_end(head.fields):
-        if not (_OURS.fullmatch(low) or (b"_" in low and not policy.underscores)):
+    left_out, underscores = _for_one_only(head.named), policy.underscores
+    for name, value in head.fields:
+        low = name.lower()
+        if low in left_out or _is_ours(low) or (b"_" in low and not underscores):
+            continue
+        if low in _CHANGED_INWARD:
             changed = _inward(low, value, head, place, parties, cookie)
-            if changed is not None:
-                lines.append(b"%b: %b" % (name, changed))
+            if changed is None:
+                continue
+            value = changed
+        lines.append(b"%b: %b" % (name, value))
     lines += _about_client(head, place, policy, parties)
     if policy.via:
         lines.append(b"Via: 1.%d %b" % (head.minor, policy.via))
@@ -184,12 +190,12 @@ def _about_client(
     chain, forwarded = [client], [b"for=%b;host=%b;proto=%b" % (node, quoted, parties.scheme)]
     scheme, real = parties.scheme, client
     if policy.trusts(parties.client):
-        before = values(head.fields, b"x-forwarded-for")
+        before = head.named.get(b"x-forwarded-for", [])
         chain = [*before, client]
-        forwarded = [*values(head.fields, b"forwarded"), *forwarded]
-        told = values(head.fields, b"x-forwarded-proto")
+        forwarded = [*head.named.get(b"forwarded", []), *forwarded]
+        told = head.named.get(b"x-forwarded-proto", [])
         scheme = told[0] if len(told) == 1 and told[0] in (b"http", b"https") else scheme
-        named = values(head.fields, b"x-forwarded-host")
+        named = head.named.get(b"x-forwarded-host", [])
         host = named[0] if len(named) == 1 and _AUTHORITY.fullmatch(named[0]) else host
         real = before[0].partition(b",")[0].strip(b" \t") if before else client
     return [
@@ -206,9 +212,9 @@ def _without_cookie(value: bytes, name: bytes) -> bytes:
     return b";".join(kept).strip(b" \t") if len(kept) < value.count(b";") + 1 else value
 
 
-def find_cookie(fields: Fields, name: bytes) -> bytes:
+def find_cookie(named: Named, name: bytes) -> bytes:
     """The value of the first cookie called *name*, or b""."""
-    for value in values(fields, b"cookie"):
+    for value in named.get(b"cookie", ()):
         for part in value.split(b";"):
             key, _, found = part.strip(b" \t").partition(b"=")
             if key == name:
@@ -247,12 +253,16 @@ def response_bytes(
     """
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
     no_length = head.status < 200 or head.status == 204
-    for low, name, value in _end_to_end(head.fields):
-        if low in policy.hidden or low == b"via" or (no_length and low == b"content-length"):
+    left_out, hidden = _for_one_only(head.named), policy.hidden
+    for name, value in head.fields:
+        low = name.lower()
+        if low in left_out or low in hidden or (no_length and low == b"content-length"):
             continue
-        value = _outward(low, value, place, policy, parties)
-        if low != b"server" or value:
-            lines.append(b"%b: %b" % (name, value))
+        if low in _CHANGED_OUTWARD:
+            value = _outward(low, value, place, policy, parties)
+            if low == b"via" or (low == b"server" and not value):
+                continue
+        lines.append(b"%b: %b" % (name, value))
     if head.status >= 200:
         if cookie:
             lines.append(b"Set-Cookie: " + cookie)

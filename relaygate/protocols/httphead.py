@@ -17,6 +17,9 @@ from dataclasses import dataclass
 
 from relaygate.protocols.httpreader import Fields, Refused, read_request, read_response
 
+# The values of all fields of a name, by the name in small letters.
+Named = dict[bytes, list[bytes]]
+
 # A response's head is bounded too: some applications set many cookies.
 MAX_RESPONSE_HEAD = 64 * 1024
 MAX_RESPONSE_FIELDS = 256
@@ -59,12 +62,14 @@ class HeadLimits:
     fields: int = 100
 
 
-@dataclass(frozen=True)
+# Heads are made for each message, and frozen ones would cost three times as much to make.
+@dataclass(slots=True)
 class RequestHead:
     """
     A request's head.
 
-    *fields* are in their order and with their names' own case; *length* is the body's in bytes,
+    *fields* are in their order and with their names' own case, *named* the same values by names in
+    small letters; *length* is the body's in bytes,
     None where it is *chunked*; *minor* the version's second digit.
     """
 
@@ -72,6 +77,7 @@ class RequestHead:
     target: bytes
     minor: int
     fields: Fields
+    named: Named
     length: int | None
     chunked: bool
 
@@ -81,7 +87,7 @@ class RequestHead:
         return self.chunked or bool(self.length)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ResponseHead:
     """A response's; *length* is None where the body is *chunked* or ends with the connection."""
 
@@ -89,6 +95,7 @@ class ResponseHead:
     reason: bytes
     minor: int
     fields: Fields
+    named: Named
     length: int | None
     chunked: bool
 
@@ -140,13 +147,19 @@ class HeadReader:
         self._skip_empty_lines()
         end = buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
         known = len(buffer) if end < 0 else end + 4
-        if _AMBIGUOUS.search(buffer, max(0, self._searched - 1), known):
+        if end < 0:
+            ambiguous = _AMBIGUOUS.search(buffer, max(0, self._searched - 1), known) is not None
+        else:
+            head = bytes(buffer[:known])
+            # What the expression looks for, in a tenth of the time.
+            both = head.count(b"\r\n")
+            ambiguous = not both == head.count(b"\r") == head.count(b"\n") or b"\0" in head
+        if ambiguous:
             raise HTTPViolation(400, "sent a head with a bare CR or LF, or a NUL")
         self._check_start(known)
         if end < 0:
             self._searched = len(buffer)
             return None
-        head = bytes(buffer[:known])
         del buffer[:known]
         self._searched = 0
         self._empty_lines = 0
@@ -186,16 +199,17 @@ def parse_request(raw: bytes, limits: HeadLimits) -> RequestHead:
         raise HTTPViolation(414, "sent too long a target")
     if raw.count(b"\r\n") - 2 > limits.fields:
         raise HTTPViolation(431, f"sent more than {limits.fields} fields")
-    fields = _fields(raw, end + 2)
+    fields, named = _fields(raw, end + 2)
     minor = int(match[4])
-    length, chunked = _framing(fields, minor)
+    length, chunked = _framing(named, minor)
     try:
         agreed = read_request(raw, method) == (target, fields)
     except Refused:
         agreed = False
     if not agreed:
         raise HTTPViolation(400, "sent a head that can be read in two ways")
-    return RequestHead(method, target, minor, fields, 0 if length is None else length, chunked)
+    length = 0 if length is None else length
+    return RequestHead(method, target, minor, fields, named, length, chunked)
 
 
 def parse_response(raw: bytes, method: bytes) -> ResponseHead:
@@ -217,9 +231,9 @@ def _response(raw: bytes, method: bytes) -> ResponseHead:
         raise HTTPViolation(502, "sent no status line")
     if raw.count(b"\r\n") - 2 > MAX_RESPONSE_FIELDS:
         raise HTTPViolation(502, f"sent more than {MAX_RESPONSE_FIELDS} fields")
-    fields = _fields(raw, end + 2)
+    fields, named = _fields(raw, end + 2)
     minor, status = int(match[1]), int(match[2])
-    length, chunked = _framing(fields, minor)
+    length, chunked = _framing(named, minor)
     try:
         agreed = read_response(raw, match[2]) == (match[2], fields)
     except Refused:
@@ -229,25 +243,27 @@ def _response(raw: bytes, method: bytes) -> ResponseHead:
     # RFC 9112 section 6.3: these have no body, whatever their fields say.
     if status < 200 or status in (204, 304) or method == b"HEAD":
         length, chunked = 0, False
-    return ResponseHead(status, match[3] or b"", minor, fields, length, chunked)
+    return ResponseHead(status, match[3] or b"", minor, fields, named, length, chunked)
 
 
-def _fields(raw: bytes, start: int) -> Fields:
+def _fields(raw: bytes, start: int) -> tuple[Fields, Named]:
     """The fields of a head, whose first line ends before *start*."""
     end = len(raw) - 2
     if _FIELDS.fullmatch(raw, start, end) is None:
         raise HTTPViolation(400, "sent a field that is none")
-    fields = []
+    fields: Fields = []
+    named: Named = {}
     for line in raw[start:end].split(b"\r\n")[:-1]:
         name, _, value = line.partition(b":")
-        fields.append((name, value.strip(b" \t")))
-    return fields
+        value = value.strip(b" \t")
+        fields.append((name, value))
+        named.setdefault(name.lower(), []).append(value)
+    return fields, named
 
 
-def _framing(fields: Fields, minor: int) -> tuple[int | None, bool]:
+def _framing(named: Named, minor: int) -> tuple[int | None, bool]:
     """The body's length, if it is said, and whether it is chunked (RFC 9112, section 6)."""
-    lengths = [value for name, value in fields if name.lower() == b"content-length"]
-    codings = [value for name, value in fields if name.lower() == b"transfer-encoding"]
+    lengths, codings = named.get(b"content-length"), named.get(b"transfer-encoding")
     if codings:
         if lengths:
             raise HTTPViolation(400, "sent Content-Length beside Transfer-Encoding")

@@ -236,7 +236,7 @@ class InwardTests(SynchronousTestCase):
         self.assertIn(b"Cookie: a=b; c=d", said)
         said = towards_backend(b"Cookie: relaygate=xyz", cookie=b"relaygate")
         self.assertFalse([line for line in said if line.startswith(b"Cookie")])
-        self.assertEqual(find_cookie([(b"Cookie", b"a=b; relaygate=xyz")], b"relaygate"), b"xyz")
+        self.assertEqual(find_cookie({b"cookie": [b"a=b; relaygate=xyz"]}, b"relaygate"), b"xyz")
 
 
 class OutwardTests(SynchronousTestCase):
