@@ -23,7 +23,7 @@ from relaygate.test.machines import Machine
 from relaygate.test.netns import Network, missing, require, require_program
 from relaygate.test.openssh import Keys
 from relaygate.test.programs import Completed, completed, new_folder, pause
-from relaygate.test.wheelhouse import fill
+from relaygate.test.wheelhouse import fill_for_relaygate
 
 ROOT: Final = Path(relaygate.__file__).parents[1]
 DOCUMENT: Final = ROOT / "docs" / "quickstart.md"
@@ -151,11 +151,7 @@ class QuickStartTests(TestCase):
             file.write_text(f'#!/bin/sh\nexec {real} {options} -o BatchMode=yes "$@"\n')
             file.chmod(0o755)
         if not INDEX:
-            fill(
-                home.with_name("wheels"),
-                *("twisted[conch]", "pyOpenSSL", "service-identity", "zope.interface"),
-                *("cryptography", "h11", "setuptools"),
-            )
+            fill_for_relaygate(home.with_name("wheels"))
         return home
 
     async def at_home(self, line: str, where: str = "private", stdin: str = "") -> Completed:

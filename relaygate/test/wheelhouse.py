@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, requires
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,12 @@ _REQUIREMENT: Final = re.compile(r"([\w.-]+)\s*(?:\[([\w,. -]+)\])?")
 _EXTRA: Final = re.compile(r"""extra\s*==\s*["']([\w.-]+)""")
 # Of its own installation here, which is none of the wheel's.
 _NOT_PACKED: Final = frozenset({"INSTALLER", "REQUESTED", "direct_url.json", "RECORD"})
+
+
+def fill_for_relaygate(folder: Path) -> set[str]:
+    """Put there what it takes to make a wheel of relaygate, and to install it."""
+    needed = [line for line in requires("relaygate") or () if not _EXTRA.search(line)]
+    return fill(folder, "setuptools", *needed)
 
 
 def fill(folder: Path, *wanted: str) -> set[str]:
