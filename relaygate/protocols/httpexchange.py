@@ -11,7 +11,7 @@ from relaygate.protocols.httptarget import Place, Routes, has_dot_segments
 # RFC 9110 section 9.2.1, and those of WebDAV (RFC 4918, 3253, 5323) that only read.
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PROPFIND", b"REPORT", b"SEARCH"))
 # TRACE would show a client what we add for the backend.
-_REFUSED = frozenset((b"CONNECT", b"TRACE"))
+_REFUSED = b"TRACE"
 _AS2 = (b"as2-to", b"as2-from")
 # The most interim responses that one request may have: a progress report a second, for minutes.
 MAX_INTERIM = 256
@@ -117,8 +117,8 @@ def route_for(
 
     *sni* is the host that the client's TLS asked for.  Raises :class:`HTTPViolation`.
     """
-    if head.method in _REFUSED:
-        raise HTTPViolation(405, f"sent {head.method.decode()}, which is not for a gateway")
+    if head.method == _REFUSED:
+        raise HTTPViolation(405, "sent TRACE, which is not for a gateway")
     wishes = tokens(head.named, b"expect")
     if wishes and list(wishes) != [b"100-continue"]:
         raise HTTPViolation(417, "expects what nobody knows")

@@ -33,6 +33,7 @@ _TOKEN = rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+"
 _FIELDS = re.compile(rb"(?:" + _TOKEN + rb"+:[\t -~\x80-\xff]*+\r\n)*+")
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([!-~]+) HTTP/([0-9])\.([0-9])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
+_STATUS_FIRST = b"HTTP/1."
 _DIGITS = re.compile(rb"[0-9]+")
 # What some readers take for the end of a line, and what others end the whole string at.
 _AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r[^\n]|\0")
@@ -182,6 +183,9 @@ class HeadReader:
             # A target, beside the longest method and the version.
             if buffer.find(b"\r\n", 0, limits.target + 64) < 0 and known > limits.target + 64:
                 raise HTTPViolation(414, "sent too long a target")
+        elif not _STATUS_FIRST.startswith(buffer[: len(_STATUS_FIRST)]):
+            # A server of another protocol: nothing that it may still say makes it HTTP.
+            raise HTTPViolation(502, "sent no HTTP")
         if known > self._most:
             raise HTTPViolation(431, f"sent a head of more than {self._most} bytes")
 
@@ -195,6 +199,9 @@ def parse_request(raw: bytes, limits: HeadLimits) -> RequestHead:
     if match[3] != b"1" or match[4] not in b"01":
         raise HTTPViolation(505, "speaks another version of HTTP")
     method, target = match[1], match[2]
+    if method == b"CONNECT":
+        # Its target is of a kind of its own, which is nowhere to lead here.
+        raise HTTPViolation(405, "sent CONNECT, which is not for a gateway")
     if len(target) > limits.target:
         raise HTTPViolation(414, "sent too long a target")
     if raw.count(b"\r\n") - 2 > limits.fields:

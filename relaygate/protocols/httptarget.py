@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from relaygate.protocols.httphead import HTTPViolation, RequestHead
 
@@ -13,6 +14,7 @@ _AUTHORITY = re.compile(rb"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::([
 _ABSOLUTE = re.compile(rb"(?i:(https?)://)([^/?#]*)(.*)", re.DOTALL)
 _ENCODED_DOTS = re.compile(rb"%(?:2e|2f|5c)", re.IGNORECASE)
 _DECODED = {b"%2e": b".", b"%2f": b"/", b"%5c": b"/"}
+_MAX_PORT = 65535
 _DEFAULT_PORTS = {b"http": b"80", b"https": b"443"}
 
 
@@ -63,17 +65,28 @@ def place_of(head: RequestHead, scheme: bytes, reached: bytes) -> Place:
 
 
 def _host(authority: bytes) -> bytes:
-    match = _AUTHORITY.fullmatch(authority)
-    if match is None:
-        raise HTTPViolation(400, "sent a Host that is none")
-    return match[1].lower().rstrip(b".") or match[1]
+    return _parted(authority)[0].rstrip(b".")
 
 
 def _canonical(authority: bytes, scheme: bytes) -> tuple[bytes, bytes]:
+    host, port = _parted(authority)
+    return host, port or _DEFAULT_PORTS[scheme]
+
+
+def _parted(authority: bytes) -> tuple[bytes, bytes]:
+    """The host, in small letters, and the port, b"" if none is named."""
     match = _AUTHORITY.fullmatch(authority)
-    if match is None:
+    if match is None or int(match[2] or 0) > _MAX_PORT:
         raise HTTPViolation(400, "sent a Host that is none")
-    return match[1].lower(), match[2] or _DEFAULT_PORTS[scheme]
+    host, port = match[1].lower(), match[2] or b""
+    try:
+        if host.startswith(b"["):
+            ip_address(host[1:-1].decode())
+        elif b"" in host.removesuffix(b".").split(b"."):
+            raise ValueError
+    except ValueError:
+        raise HTTPViolation(400, "sent a Host that is none") from None
+    return host, port
 
 
 def has_dot_segments(path: bytes) -> bool:

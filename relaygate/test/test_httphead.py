@@ -238,10 +238,11 @@ class RequestTests(SynchronousTestCase):
 
     def test_methods(self) -> None:
         """A method that llhttp has never heard of is one (RFC 3253), and keeps its target."""
-        for method in (b"VERSION-CONTROL", b"x", b"SOURCE", b"DESCRIBE", b"CONNECT", b"GET"):
+        for method in (b"VERSION-CONTROL", b"x", b"SOURCE", b"DESCRIBE", b"LINK", b"GET"):
             head = _request([with_fields(line=method + b" /a HTTP/1.1")], LIMITS)
             assert isinstance(head, RequestHead)
             self.assertEqual((head.method, head.target), (method, b"/a"))
+        self.assertEqual(_request([with_fields(line=b"CONNECT a:443 HTTP/1.1")], LIMITS), 405)
 
 
 class ResponseTests(SynchronousTestCase):

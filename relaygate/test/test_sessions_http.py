@@ -463,7 +463,7 @@ class RefusalTests(HTTPCase):
         await self.serve()
         for line in (b"CONNECT a:443 HTTP/1.1", b"TRACE / HTTP/1.1"):
             raw = line + b"\r\nHost: a:443\r\nConnection: close\r\n\r\n"
-            self.assertIn(parts(await self.ask(raw))[0], (400, 405))
+            self.assertEqual(parts(await self.ask(raw))[0], 405)
         self.assertEqual(self.script.requests, [])
 
     async def test_too_large(self) -> None:
