@@ -98,7 +98,8 @@ class DMZNode(Service):
         """What keeps this node from being ready; its names are of no use to who may ask."""
         if self.book.draining:
             return ["draining"]
-        if not len(self.book) or not list(self.listeners):
+        # One through which things only go out has no listeners.
+        if not len(self.book) or not (list(self.listeners) or self._config.connect):
             return ["no internal node"]
         if not all(listener.nodes for listener in self.listeners):
             return ["a service has no internal node"]

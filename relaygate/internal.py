@@ -267,7 +267,7 @@ class InternalNode(MultiService):
             "relaygate {version} internal node {node} publishes {services}",
             version=__version__,
             node=self.identity.name,
-            services=", ".join(self.published),
+            services=", ".join(self.published) or "nothing",
         )
         super().startService()
 

@@ -50,7 +50,6 @@ _WIRE_RECORD = 5 + TLS_RECORD + 1 + 16
 _BIG_RECORD = 4096
 
 
-
 class TLSFailed(ConnectionLost):
     """The TLS handshake did not succeed; the text says why."""
 

@@ -236,7 +236,10 @@ class Deployment:
         for what, things in (
             ("--gateway HOST:PORT", self.gateways),
             ("--node NAME", self.nodes),
-            ("--service NAME=PROTOCOL,PORT,BACKEND", self.services),
+            (
+                "--service NAME=PROTOCOL,PORT,BACKEND or --entry NAME=PROTOCOL,PORT,DESTINATION",
+                (*self.services, *self.entries),
+            ),
         ):
             if not things:
                 raise DeploymentError(f"{what} is needed at least once")

@@ -21,6 +21,17 @@ def _ports(plan: Deployment) -> list[str]:
     return spans
 
 
+def _partners(plan: Deployment) -> str:
+    """The rules for what partners reach."""
+    ports = _ports(plan)
+    if not ports:
+        return "        # Partners reach nothing here: there is no service, only a way out."
+    data = " and FTP's data connections" if "-" in ports[-1] else ""
+    return f"""\
+        # Partners: the services' listeners{data}.
+        tcp dport {{ {", ".join(ports)} }} accept"""
+
+
 def _sources(plan: Deployment) -> dict[str, list[str]]:
     """The internal nodes' addresses, by the word that nftables has for their family."""
     found: dict[str, list[str]] = {}
@@ -63,10 +74,7 @@ table inet relaygate {{
         type filter hook input priority filter; policy accept;
         # Uplinks and data channels: internal nodes alone.
 {chr(10).join(rules)}
-        # Partners: the services' listeners{
-        " and FTP's data connections" if "-" in _ports(plan)[-1] else ""
-    }.
-        tcp dport {{ {", ".join(_ports(plan))} }} accept
+{_partners(plan)}
     }}
     chain output {{
         type filter hook output priority filter; policy accept;

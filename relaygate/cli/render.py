@@ -73,11 +73,11 @@ def _dmz_toml(plan: Deployment, gateway: Gateway) -> str:
 listen = {_toml(gateway.listen)}
 nodes = {_toml(nodes)}
 
-# What internal nodes may have opened here: the services' listeners{
-        ", and the ports of FTP's data connections" if len(rules) > len(plan.services) else ""
-    }.
+# What internal nodes may have opened here{
+        ": the services' listeners" if rules else ": nothing, without a service"
+    }{", and the ports of FTP's data connections" if len(rules) > len(plan.services) else ""}.
 [policy]
-listen = {_toml(list(dict.fromkeys(rules)))}
+{f"listen = {_toml(list(dict.fromkeys(rules)))}" if rules else '#listen = ["0.0.0.0:2222"]'}
 {_connect(plan)}
 # To standard output, which systemd takes into its journal.
 [log]

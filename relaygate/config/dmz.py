@@ -49,7 +49,7 @@ class DMZConfig:
     identity: IdentityFiles
     uplink_listen: HostPort
     nodes: tuple[str, ...]
-    listen: tuple[ListenRule, ...]
+    listen: tuple[ListenRule, ...] = ()
     max_sessions: int = 10_000
     max_sessions_per_address: int = 1_000
     max_pending: int = 1_024
@@ -92,7 +92,10 @@ def _source(value: object) -> str:
 _SOURCE = Value("an IP address of this machine", _source)
 
 
-def _check_sources(reader: Reader, where: str, fields: dict[str, Any]) -> None:
+def _check_policy(reader: Reader, where: str, fields: dict[str, Any]) -> None:
+    # A node through which things only go out listens for nobody.
+    if not (fields.get("listen") or fields.get("connect") or reader.noted(f"{where}.listen")):
+        _RULES.missing(reader, f"{where}.listen", required=True)
     sources: dict[int, str] = {}
     for source in fields.get("connect_from", ()):
         if sources.setdefault(ip_address(source).version, source) != source:
@@ -109,9 +112,10 @@ _UPLINK = Table(
     )
 )
 
+_RULES = ListOf(_RULE, "listen rules", 256)
 _POLICY = Table(
     (
-        Key("listen", ListOf(_RULE, "listen rules", 256), required=True),
+        Key("listen", _RULES),
         Key("max_sessions", integer(1, 1_000_000)),
         Key("max_sessions_per_address", integer(1, 1_000_000)),
         Key("max_pending", integer(1, 65_536)),
@@ -124,7 +128,7 @@ _POLICY = Table(
         Key("max_rate_per_address", integer(0, 1_000_000)),
         Key("trusted_proxies", ListOf(NETWORK, "networks", 256)),
     ),
-    _check_sources,
+    _check_policy,
 )
 
 DMZ_FILE = Table(

@@ -77,6 +77,10 @@ class Reader:
         """Note a mistake at the key path *where*."""
         self._problems.append(Problem(self._file, where, message))
 
+    def noted(self, where: str) -> bool:
+        """Whether there is a mistake at the key path *where*, or in its items."""
+        return any(each.key.partition("[")[0] == where for each in self._problems)
+
     def finish(self) -> None:
         """Raise :class:`ConfigError` if there was any mistake."""
         if self._problems:

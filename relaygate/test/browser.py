@@ -89,9 +89,7 @@ class Browser:
 
     async def cookie(self, name: str) -> dict[str, Any]:
         """What is kept as the cookie *name*, one that scripts do not see as well."""
-        found: dict[str, Any] = await in_thread(
-            self._call, "GET", f"{self._session}/cookie/{name}"
-        )
+        found: dict[str, Any] = await in_thread(self._call, "GET", f"{self._session}/cookie/{name}")
         return found
 
     async def until(self, script: str, what: str, within_s: float = 60.0) -> Any:

@@ -164,6 +164,15 @@ class InitTests(SynchronousTestCase):
         ):
             self.assertIn("already", self.refused(*flags))
 
+    def test_only_a_way_out(self) -> None:
+        """A deployment without a service, through which programs go out, is a whole one."""
+        self.assertIn("--entry", self.refused(*FIRST[:4]))
+        self.init(*FIRST[:4], *OUT)
+        rules = (self.site / "dmz" / "firewall.nft").read_text()
+        self.assertIn("Partners reach nothing here", rules)
+        self.assertEqual(load_dmz(self.site / "dmz" / "dmz.toml").listen, ())
+        self.assertEqual(load_internal(self.site / "node-a" / "internal.toml").services, ())
+
     def test_foreign_folder(self) -> None:
         """A folder with other things in it is not written into, nor is a broken plan followed."""
         self.site.mkdir(parents=True)
