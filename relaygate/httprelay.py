@@ -45,6 +45,8 @@ from relaygate.protocols.httpfields import Parties
 from relaygate.relay import Relay
 from relaygate.sessionlog import log_event
 
+# To ask an enumeration for its members costs more than to stop two pumps.
+_SIDES = tuple(Side)
 # A line has room for so many bytes of a path beside all the rest.
 LOGGED_PATH = 1000
 
@@ -91,8 +93,8 @@ class HTTPRelay:
         self._finding: Deferred[None] | None = None
         self._pumps: dict[Side, BodyPump] = {}
         # Bytes of bodies that have passed by the session, and those that it was not told of.
-        self._pumped = dict.fromkeys(Side, 0)
-        self._partly = dict.fromkeys(Side, 0)
+        self._pumped = dict.fromkeys(_SIDES, 0)
+        self._partly = dict.fromkeys(_SIDES, 0)
         self._tunnel: Relay | None = None
         self._effects: deque[Effect] = deque()
         self._performing = False
@@ -287,7 +289,7 @@ class HTTPRelay:
             finding, self._finding = self._finding, None
             finding.cancel()
         backend, self._backend = self._backend, None
-        for side in Side:
+        for side in _SIDES:
             self._stop_pump(side)
         if backend is not None:
             backend.let_go().abortConnection()
@@ -359,7 +361,7 @@ class HTTPRelay:
         self._watch.stop()
         if self._outcome is None:
             self._outcome = Outcome(Cause(effect.cause), Phase.RELAY, effect.detail)
-        for side in Side:
+        for side in _SIDES:
             self._stop_pump(side)
         leg = self._client.let_go()
         if effect.abort:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from relaygate.backends import Backends
 from relaygate.httppool import BackendPool
-from relaygate.protocols.httpeffects import HTTPPolicy
+from relaygate.protocols.httpeffects import HTTPPolicy, Wait
 from relaygate.protocols.httptarget import Routes
 from relaygate.stickiness import StickyCookie
 
@@ -22,6 +23,17 @@ class HTTPLimits:
     response_s: float = 60.0
     as2_response_s: float = 1800.0
     body_rate: int = 256
+
+    @cached_property
+    def by_wait(self) -> dict[Wait, float]:
+        """The limits of the waits that have a fixed one."""
+        return {
+            Wait.NEXT: self.keepalive_s,
+            Wait.HEAD: self.header_s,
+            Wait.CONTINUE: self.continue_s,
+            Wait.RESPONSE: self.response_s,
+            Wait.LATE_RESPONSE: self.as2_response_s,
+        }
 
 
 @dataclass(frozen=True)

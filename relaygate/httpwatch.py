@@ -62,15 +62,7 @@ class Watch:
         self._timed_out = timed_out
         self._body_rate = limits.body_rate
         self._response_s = limits.response_s
-        self._limits_s = {
-            Wait.NEXT: limits.keepalive_s,
-            Wait.HEAD: limits.header_s,
-            Wait.CONTINUE: limits.continue_s,
-            Wait.RESPONSE: limits.response_s,
-            Wait.LATE_RESPONSE: limits.as2_response_s,
-            Wait.BODY: LOOK_S,
-            Wait.STREAM: LOOK_S,
-        }
+        self._limits_s = limits.by_wait
         self._waits_for: tuple[Wait, int, int] = (Wait.NOTHING, 0, 0)
         self._call: IDelayedCall | None = None
         # When the call comes, and when there is something to look at.
@@ -85,14 +77,14 @@ class Watch:
         if what == self._waits_for:
             return
         self._waits_for = what
-        limit_s = self._limits_s.get(what[0])
-        if limit_s is None:
-            self._look_at = math.inf
-            return
         if what[0] in _BODIES:
             self._note(self._progress)
             self._was_full = False
-        self._look_within(limit_s)
+            self._look_within(LOOK_S)
+        elif (limit_s := self._limits_s.get(what[0])) is not None:
+            self._look_within(limit_s)
+        else:
+            self._look_at = math.inf
 
     def _look_within(self, limit_s: float) -> None:
         step_s = min(limit_s, LOOK_S) if self._waits_for[0] in _UNREAD else limit_s
