@@ -7,6 +7,9 @@ dictionaries around each read of a few bytes, which was an eighth of all that a 
 bounds and the same ends of what fails; lines are logged by :mod:`twisted.logger` here, which knows
 where they come from without it.  What does not simply become readable or writable is left to
 Twisted, and so is everything where the reactor is another one, or not built as it was.
+
+It also keeps apart what Twisted does not: where one connection closes and another is opened in the
+same turn, the new one may have the old one's number, and is not told what happened to that.
 """
 
 from __future__ import annotations
@@ -58,9 +61,13 @@ def _make_turn(
 
     def turn(limit_s: float | None) -> None:
         """See :meth:`twisted.internet.base.ReactorBase.doIteration`."""
-        for number, event in poller.poll(limit_s, len(selectables)):
-            selectable = selectables.get(number)
-            if selectable is None:
+        events = [
+            (selectables.get(number), number, event)
+            for number, event in poller.poll(limit_s, len(selectables))
+        ]
+        for selectable, number, event in events:
+            # Its number may be another one's by now: what became of the old one is none of its.
+            if selectable is None or selectables.get(number) is not selectable:
                 continue
             try:
                 ready(selectable, number, event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -139,6 +140,30 @@ class TurnTests(SynchronousTestCase):
                 one.other.send(b"x")
             reactor.iterate(0)
             self.assertEqual(sum(len(one.calls) for one in ends), 1)
+
+    def test_number_of_another_one(self) -> None:
+        """A new one that has the number of one that was just closed is not told of its end."""
+        reactor = self.reactor(True)
+        ends: list[_End] = []
+        made = self.end(reactor)
+        made.stopReading()
+
+        def replace(me: _End) -> None:
+            (other,) = (one for one in ends if one is not me)
+            number = other.fileno()
+            other.connectionLost(Failure(main.CONNECTION_DONE))
+            os.dup2(made.fileno(), number)
+            made.mine.close()
+            made.mine = socket.socket(fileno=number)
+            made.startReading()
+
+        ends += [self.end(reactor, replace) for _ in range(2)]
+        for one in ends:
+            one.other.send(b"x")
+        reactor.iterate(0)
+        self.assertEqual(sum(len(one.calls) for one in ends), 1)
+        self.assertEqual(sum(len(one.lost) for one in ends), 1)
+        self.assertEqual((made.calls, made.lost), ([], []))
 
     def test_other_reactors(self) -> None:
         """Another reactor is left as it is."""
