@@ -146,7 +146,6 @@ class LegPort(tcp.Port):
             skt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         return skt
 
-
     def _screened(self, skt: socket.socket) -> socket.socket:
         if self._screen is None:
             return skt

@@ -338,4 +338,3 @@ class MannersTests(SynchronousTestCase):
         self.assertEqual((status, err.count("\n")), (2, 1))
         self.assertEqual(call("status", "--colour")[0], 2)
         self.assertEqual(call("nonsense")[0], 2)
-

@@ -25,8 +25,7 @@ TIMES: Final = int(os.environ.get("RELAYGATE_CHURN", "12"))
 # A node that has lost its uplink waits up to 15 s before it dials again. Here it comes back at
 # once, so that it loses many in little time.
 AT_ONCE: Final = (
-    "from relaygate.backoff import FullJitter;"
-    "FullJitter.__init__.__kwdefaults__['longest_s'] = 0.3"
+    "from relaygate.backoff import FullJitter;FullJitter.__init__.__kwdefaults__['longest_s'] = 0.3"
 )
 # What a node may grow by over all of them, in KiB; the first few fill caches.
 ROOM_KB: Final = 6_000
