@@ -7,6 +7,7 @@ that the units work as systemd starts, reloads, restarts and stops them.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -128,6 +129,7 @@ class QuickStartTests(TestCase):
 
         for machine, unit in ((dmz, "relaygate-dmz"), (node, "relaygate-internal")):
             await self.under_systemd(machine, unit)
+        await self.as_a_container(dmz)
 
     # -- the people of it -----------------------------------------------------------------------
 
@@ -236,6 +238,34 @@ class QuickStartTests(TestCase):
         last = await self.shown(machine, unit)
         self.assertEqual((last["SubState"], last["Result"]), ("dead", "success"))
         await self.journal(machine, unit, "stopping")
+
+    async def as_a_container(self, dmz: Machine) -> None:
+        """What etc/Containerfile starts works as its user, without a right, on a read-only root."""
+        lines = (ROOT / "etc" / "Containerfile").read_text().splitlines()
+        words = dict(line.split(" ", 1) for line in lines if line[:4] in ("USER", "ENTR", "CMD "))
+        user, group = words["USER"].split(":")
+        command = " ".join(json.loads(words["ENTRYPOINT"]) + json.loads(words["CMD"]))
+        await dmz.run(
+            f"cp -r /etc/relaygate /run/c; chown -R {user}:{group} /run/c; chmod 755 /run\n"
+            "cat >start <<'EOF'\n"
+            "set -e\nmount --bind /run/c /etc/relaygate\nmount -o remount,bind,ro /\n"
+            f"cd /etc/relaygate; export PATH=/opt/relaygate/bin:$PATH PYTHONDONTWRITEBYTECODE=1\n"
+            f"exec setpriv --reuid={user} --regid={group} --clear-groups --no-new-privs "
+            f"--inh-caps=-all --bounding-set=-all {command}\nEOF\n"
+            "unshare --mount --propagation=private sh start >/tmp/log 2>&1 & echo $! >/tmp/pid"
+        )
+        for _ in range(150):
+            log = await dmz.run("cat /tmp/log")
+            if b"waits for internal nodes" in log.output:
+                break
+            await pause(0.2)
+        else:
+            self.fail(log.output.decode())
+        status = (await dmz.run("cat /proc/$(cat /tmp/pid)/status")).output.decode()
+        for line in (f"Uid:\t{user}", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"):
+            self.assertIn(line, status)
+        await dmz.run("kill $(cat /tmp/pid)")
+        self.assertNotIn(b"Traceback", (await dmz.run("cat /tmp/log")).output)
 
     async def shown(self, machine: Machine, unit: str) -> dict[str, str]:
         """What systemd says of *unit*."""
