@@ -11,7 +11,7 @@ to reload may have come through it::
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import maybeDeferred, succeed
@@ -19,9 +19,11 @@ from twisted.internet.defer import maybeDeferred, succeed
 from relaygate.admin import AdminCommands, AdminPort
 from relaygate.changes import differing
 from relaygate.config import DashboardConfig
-from relaygate.dashboard import Dashboard
 from relaygate.keeper import DASHBOARD, Keeper
 from relaygate.servicekeys import ServiceFiles
+
+if TYPE_CHECKING:
+    from relaygate.dashboard import Dashboard
 
 Keepers = dict[str, Keeper[ServiceFiles]]
 
@@ -55,7 +57,13 @@ class Doors(MultiService):
 
     def prepare(self, config: DashboardConfig | None) -> Dashboard | None:
         """The dashboard of *config*.  Raises :class:`relaygate.identity.IdentityError`."""
-        return None if config is None else Dashboard(config, self._commands, self._reactor)
+        if config is None:
+            return None
+        # With it comes Twisted's web server, and with that its Perspective Broker: a node without a
+        # dashboard does not even have them in memory, and starts sooner.
+        from relaygate.dashboard import Dashboard
+
+        return Dashboard(config, self._commands, self._reactor)
 
     def use(self, board: Dashboard | None) -> list[str]:
         """*board* is the dashboard from now on; a line if it is another than the one before."""

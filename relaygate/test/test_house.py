@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -409,6 +411,18 @@ class HouseTests(SynchronousTestCase):
         # The ground is one room on the map.
         rows = {name.partition(".")[0]: number // 100 for name, number in ORDER.items() if name}
         self.assertEqual(shown, rows)
+
+    def test_no_web_server_unless_asked(self) -> None:
+        """Neither program needs a web server or Perspective Broker in memory to start."""
+        look = (
+            "import sys, relaygate.dmz_tap, relaygate.internal_tap;"
+            "print(*(name for name in sys.modules"
+            " if name.startswith(('twisted.spread', 'twisted.web'))))"
+        )
+        found = subprocess.run(
+            [sys.executable, "-c", look], capture_output=True, text=True, timeout=120, check=True
+        )
+        self.assertEqual(found.stdout.split(), [])
 
     def test_no_room_is_too_large(self) -> None:
         """No module has more lines than can be kept in mind."""
