@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relaygate.identity import Role
@@ -31,6 +30,36 @@ PASSIVE = "30000-30009"
 
 # The clock of a DMZ node is two days off: patched before anything else asks for the time.
 CLOCK_OFF = "import time; real = time.time; time.time = lambda: real() + 2 * 86400"
+
+
+# One interpreter for many doctors, some at a time: each is a copy of the process, as its own would
+# be.
+_DOCTORS = """
+import json, os, sys, traceback
+from relaygate.cli.main import main
+left = list(enumerate(json.load(sys.stdin)))[::-1]
+running, found = {}, {}
+while left or running:
+    while left and len(running) < 6:
+        number, argv = left.pop()
+        out = os.memfd_create("out")
+        pid = os.fork()
+        if not pid:
+            try:
+                os.dup2(out, 1)
+                status = main(argv)
+                sys.stdout.flush()
+                os._exit(status)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(70)
+        running[pid] = number, out
+    pid, status = os.wait()
+    number, out = running.pop(pid)
+    os.lseek(out, 0, os.SEEK_SET)
+    found[number] = os.waitstatus_to_exitcode(status), os.fdopen(out).read()
+print(json.dumps([found[number] for number in sorted(found)]))
+"""
 
 
 @dataclass(frozen=True)
@@ -89,23 +118,31 @@ class FaultTests(TestCase):
 
     def setUp(self) -> None:
         self.missed: list[str] = []
-        self.queued: list[Deferred[Any]] = []
+        self.queued: list[tuple[Fault, list[str]]] = []
         self.rows: list[tuple[Fault, dict[str, Any]]] = []
-        self.one_by_one = DeferredSemaphore(4)
 
-    async def doctor(self, config: Path, *flags: str) -> list[dict[str, Any]]:
-        """What it finds with *config*, from the private network."""
-        argv = [sys.executable, "-c", "from relaygate.cli.main import run; run()"]
-        argv += ["doctor", "--json", "--config", str(config), *flags]
-        done = await completed(self, argv, where=self.gateway.private, timeout=120)
-        found: list[dict[str, Any]] = json.loads(done.output or b"null")
-        bad = any(each["state"] == "bad" for each in found)
-        self.assertEqual(done.status, (2 if found[0]["state"] == "bad" else 1) if bad else 0)
+    async def doctors(self, *jobs: list[str]) -> list[list[dict[str, Any]]]:
+        """What it finds with each of *jobs*, its arguments, from the private network."""
+        told = new_folder(self) / "jobs"
+        told.write_text(json.dumps([["doctor", "--json", *job] for job in jobs]))
+        argv = [sys.executable, "-c", _DOCTORS]
+        done = await completed(self, argv, where=self.gateway.private, stdin=told, timeout=240)
+        self.assertEqual(done.status, 0, done.errors)
+        answers = []
+        for status, output in json.loads(done.output):
+            found: list[dict[str, Any]] = json.loads(output or "null")
+            bad = any(each["state"] == "bad" for each in found)
+            self.assertEqual(status, (2 if found[0]["state"] == "bad" else 1) if bad else 0)
+            answers.append(found)
+        return answers
+
+    async def doctor(self, config: Path) -> list[dict[str, Any]]:
+        """What it finds with *config*."""
+        (found,) = await self.doctors(["--config", str(config)])
         return found
 
-    async def check(self, fault: Fault, config: Path, *flags: str) -> None:
-        """The doctor must find *fault*, and name its hop and cure."""
-        found = await self.doctor(config, *flags)
+    def judge(self, fault: Fault, found: list[dict[str, Any]]) -> None:
+        """*found* must have *fault*, and name its hop and cure."""
         fitting = [
             each
             for each in found
@@ -120,15 +157,15 @@ class FaultTests(TestCase):
         self.rows.append((fault, fitting[0]))
 
     def queue(self, fault: Fault, config: Path, *flags: str) -> None:
-        """Check it beside others, some at a time."""
-        self.queued.append(
-            self.one_by_one.run(lambda: Deferred.fromCoroutine(self.check(fault, config, *flags)))
-        )
+        """Look for it beside others."""
+        self.queued.append((fault, ["--config", str(config), *flags]))
 
     async def wait(self) -> None:
-        """All that was queued has been found."""
+        """All that was queued has been looked for."""
         queued, self.queued = self.queued, []
-        await gatherResults(queued, consumeErrors=True)
+        answers = await self.doctors(*(job for _, job in queued))
+        for (fault, _), found in zip(queued, answers, strict=True):
+            self.judge(fault, found)
 
     def variant(self, change: Callable[[str], str]) -> Path:
         """The node's file with a change in it."""
@@ -352,7 +389,8 @@ class FaultTests(TestCase):
             for name, hop, port in (("DMZ node", "tcp", 7443), ("backend", "backend", 2022)):
                 rule = f"tcp dport {port} tcp flags & (syn|ack) == syn {verdict}"
                 self.firewall(rule)
-                await self.check(Fault(f"firewall: {name}, {verdict}", hop, seen, cure), file)
+                self.queue(Fault(f"firewall: {name}, {verdict}", hop, seen, cure), file)
+                await self.wait()
                 inside.run("private", ["nft", "delete", "table", "inet", "fault"])
 
         # -- the DMZ node itself
