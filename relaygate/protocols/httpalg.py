@@ -91,8 +91,14 @@ class HTTPSession(Answering):
     def client_received(self, data: bytes) -> list[Effect]:
         """Bytes came from the client."""
         if not self._over:
-            self._ahead += data
-            self._advance()
+            exchange, more = self._exchange, True
+            if not self._ahead and exchange is not None and self._takes_body(exchange):
+                # A body's bytes are not kept, so they need not be copied to where others are.
+                more = self._pass_body(exchange, data)
+            else:
+                self._ahead += data
+            if more:
+                self._advance()
         return self._flush()
 
     def client_ended(self) -> list[Effect]:
@@ -237,11 +243,14 @@ class HTTPSession(Answering):
         exchange = self._exchange
         if exchange is None:
             return self._begin_request()
-        if not exchange.ready or exchange.request_done or exchange.moving_in:
+        if not self._takes_body(exchange) or (exchange.expecting and not self._ahead):
             return False
-        if exchange.expecting and not self._ahead:
-            return False
-        return self._pass_body(exchange)
+        return self._pass_body(exchange, bytes(self._ahead))
+
+    @staticmethod
+    def _takes_body(exchange: Exchange) -> bool:
+        """Whether what comes from the client is its body, and passes through here."""
+        return exchange.ready and not exchange.request_done and not exchange.moving_in
 
     def _begin_request(self) -> bool:
         """Whether a request, of what has come, has begun."""
@@ -299,13 +308,13 @@ class HTTPSession(Answering):
             ),
         )
 
-    def _pass_body(self, exchange: Exchange) -> bool:
-        """Pass what is here of the body on; whether the request is complete."""
+    def _pass_body(self, exchange: Exchange, data: bytes) -> bool:
+        """Pass what of the body is in *data* on, keep the rest; whether the request is complete."""
         body = exchange.body
         # Who does not wait for our word needs none.
         exchange.expecting = False
         try:
-            data = body.receive(bytes(self._ahead))
+            data = body.receive(data)
         except HTTPViolation as error:
             self._request_broken(error)
             return False
