@@ -20,6 +20,7 @@ from relaygate.egress import Egress
 from relaygate.legs import Leg
 from relaygate.listeners import Listener, Listeners, Offer
 from relaygate.listshelf import ListShelf
+from relaygate.liveness import Liveness
 from relaygate.lobby import IHost
 from relaygate.networks import NetworkSet, network_of
 from relaygate.offers import offers_of
@@ -66,7 +67,10 @@ class EnrolledNode:
         self.address = str(leg.getPeer().host)
         self.keys = UplinkKeys(*uplink_secrets(leg.tls))
         self._serials = SerialWindow()
-        self._pools = {tls: ChannelPool(clock, partial(self._ask, tls)) for tls in (False, True)}
+        there = Liveness(clock, self._ping).there
+        self._pools = {
+            tls: ChannelPool(clock, partial(self._ask, tls), there) for tls in (False, True)
+        }
         self._pages: list[dict[str, Any]] = []
         self._next_page = 0
         # The whole of the last wish, also what was refused of it.
@@ -251,6 +255,9 @@ class EnrolledNode:
     def _ask(self, tls: bool, count: int) -> None:
         count = min(count, commands.MAX_CHANNELS_PER_ASK)
         self.uplink.tell(commands.OpenChannels, tls=tls, count=count)
+
+    async def _ping(self) -> object:
+        return await self.uplink.ask(commands.Ping)
 
     def leave(self, reason: str) -> None:
         """This node stops: say farewell."""

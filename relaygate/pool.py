@@ -17,9 +17,9 @@ for.  Addresses take turns in that, so that a crowd from one keeps no client of 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
@@ -27,6 +27,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from relaygate.legs import Leg
+from relaygate.liveness import DOUBT_S
 from relaygate.protocols.preamble import (
     MessageReader,
     PreambleError,
@@ -39,6 +40,8 @@ from relaygate.turns import Turns
 
 # However many a node brings, no more than this are kept.
 MAX_IDLE = 2048
+
+There = Callable[[], Coroutine[Any, Any, bool]]
 
 
 class ChannelLost(Exception):
@@ -57,11 +60,15 @@ class PooledChannel(Protocol):
     """
     A proven data channel, until a relay takes its leg over.
 
-    *key* is the key of its tags, *gone* is called when it is lost while idle.
+    *key* is the key of its tags, *gone* is called when it is lost while idle; *there* tells whether
+    its node is, if that is in doubt.
     """
 
-    def __init__(self, key: bytes, gone: Callable[[PooledChannel], None]) -> None:
+    def __init__(
+        self, key: bytes, gone: Callable[[PooledChannel], None], there: There | None = None
+    ) -> None:
         self._key = key
+        self._there = there
         self._gone: Callable[[PooledChannel], None] | None = gone
         self._reader = MessageReader([SessionReply], key)
         self._reply: Deferred[SessionReply] | None = None
@@ -91,7 +98,11 @@ class PooledChannel(Protocol):
             raise ChannelLost
         reply: Deferred[SessionReply] = Deferred()
         self._reply = reply
-        limit = clock.callLater(max(0.0, patience_s), self._no_answer)
+        if self._there is not None and patience_s > DOUBT_S:
+            limit = clock.callLater(DOUBT_S, self._doubt, clock, patience_s - DOUBT_S)
+        else:
+            limit = clock.callLater(max(0.0, patience_s), self._no_answer)
+        self._limit = limit
         self.leg.write(seal(message, self._key))
         try:
             return await reply
@@ -101,10 +112,19 @@ class PooledChannel(Protocol):
             self.leg.abortConnection()
             raise
         finally:
-            if limit.active():
-                limit.cancel()
+            if self._limit.active():
+                self._limit.cancel()
+
+    def _doubt(self, clock: IReactorTime, left_s: float) -> None:
+        """There is no answer yet: a node that does not even answer a ping is not waited for."""
+        self._limit = clock.callLater(left_s, self._no_answer)
+        assert self._there is not None
+        looking = Deferred.fromCoroutine(self._there())
+        looking.addCallback(lambda there: None if there else self._no_answer())
 
     def _no_answer(self) -> None:
+        if self._reply is None:
+            return
         reply, self._reply = self._reply, None
         self.leg.abortConnection()
         if reply is not None:
@@ -137,11 +157,14 @@ class ChannelPool:
     The idle channels of one kind (clear or TLS) of one internal node.
 
     *ask* is called with the number of channels that are waited for beyond those already asked for,
-    once a turn of the reactor.
+    once a turn of the reactor.  *there* tells whether the node is, if that is in doubt.
     """
 
-    def __init__(self, clock: IReactorTime, ask: Callable[[int], None]) -> None:
+    def __init__(
+        self, clock: IReactorTime, ask: Callable[[int], None], there: There | None = None
+    ) -> None:
         self._clock = clock
+        self._there = there
         self._ask = ask
         self._idle: deque[PooledChannel] = deque()
         self._waiting: Turns[Deferred[PooledChannel]] = Turns()
@@ -155,7 +178,7 @@ class ChannelPool:
 
     def arrived(self, leg: Leg, key: bytes) -> None:
         """A channel on *leg* has been proven; *key* is the key of its tags."""
-        channel = PooledChannel(key, self._idle_lost)
+        channel = PooledChannel(key, self._idle_lost, self._there)
         leg.protocol = channel
         channel.makeConnection(leg)
         if self._closed or len(self._idle) >= MAX_IDLE:
@@ -189,10 +212,26 @@ class ChannelPool:
         if self._to_ask == 0:
             self._clock.callLater(0, self._ask_now)
         self._to_ask += 1
+        doubt = None
+        if self._there is not None and patience_s > DOUBT_S:
+            doubt = self._clock.callLater(DOUBT_S, self._doubt, address, waiting)
         try:
             return await waiting.addTimeout(max(0.0, patience_s), self._clock)
         except TimeoutError:
             raise NoChannel from None
+        finally:
+            if doubt is not None and doubt.active():
+                doubt.cancel()
+
+    def _doubt(self, address: str, waiting: Deferred[PooledChannel]) -> None:
+        assert self._there is not None
+
+        def seen(there: bool) -> None:
+            if not (there or waiting.called):
+                self._waiting.remove(address, waiting)
+                waiting.errback(NoChannel())
+
+        Deferred.fromCoroutine(self._there()).addCallback(seen)
 
     def _ask_now(self) -> None:
         count, self._to_ask = self._to_ask, 0

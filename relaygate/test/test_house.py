@@ -111,6 +111,7 @@ ORDER: Final = {
     "entrytalk": 335,
     "draining": 330,
     "hedging": 330,
+    "liveness": 330,
     "admin": 330,
     "handshake": 335,
     "desk": 335,
