@@ -10,16 +10,22 @@ are equal, however they were written, and have the same name.
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Network = IPv4Network | IPv6Network
 
+# Of a network or any run of addresses: IP version, first and last address as numbers.
+Span = tuple[int, int, int]
+
 FOUR, SIX = 4, 16
+_BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_FOUR_TEXT = re.compile(rf"{_BYTE}\.{_BYTE}\.{_BYTE}\.{_BYTE}(?:/(3[0-2]|[12]?[0-9]))?")
 NAME_BYTES = 16
 _UINT32 = "I" if array("I").itemsize == FOUR else "L"
 # An ISP gives its customer a /64 at least, and all of it is one customer (RFC 6177).
@@ -52,12 +58,16 @@ class NetworkSet:
     @classmethod
     def of(cls, networks: Iterable[Network]) -> NetworkSet:
         """The set of all addresses of *networks*."""
-        spans: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
-        for network in networks:
-            first = int(network.network_address)
-            last = first + (1 << network.max_prefixlen - network.prefixlen) - 1
-            spans[network.version].append((first, last))
-        return cls(_merged(spans[4], FOUR), _merged(spans[6], SIX))
+        return cls.of_spans(spans_of(networks))
+
+    @classmethod
+    def of_spans(cls, spans: Iterable[Span]) -> NetworkSet:
+        """The set of all addresses of *spans*, in any order."""
+        four: list[tuple[int, int]] = []
+        six: list[tuple[int, int]] = []
+        for version, first, last in spans:
+            (four if version == 4 else six).append((first, last))
+        return cls(_merged(four, FOUR), _merged(six, SIX))
 
     def __len__(self) -> int:
         return len(self._first) + len(self.six) // (2 * SIX)
@@ -97,7 +107,10 @@ class NetworkSet:
 
 
 def _merged(spans: list[tuple[int, int]], width: int) -> bytes:
-    spans.sort()
+    # Numbers are sorted in a fraction of the time that pairs take.
+    bits = 8 * width
+    packed = sorted([first << bits | last for first, last in spans])
+    spans = [(both >> bits, both & (1 << bits) - 1) for both in packed]
     made: list[int] = []
     last = -2
     for first, end in spans:
@@ -181,3 +194,28 @@ def network_of(text: str) -> Network:
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
         raise ValueError("an IPv4 network is written as one, without ::ffff:")
     return network
+
+
+def span_of(text: str) -> Span:
+    """
+    What :func:`network_of` reads, as a span; of IPv4 in a tenth of its time, for long lists.
+
+    Raises :class:`ValueError`.
+    """
+    match = _FOUR_TEXT.fullmatch(text)
+    if match is None:
+        return next(spans_of([network_of(text)]))
+    one, two, three, four, bits = match.groups()
+    first = int(one) << 24 | int(two) << 16 | int(three) << 8 | int(four)
+    rest = (1 << 32 - int(bits)) - 1 if bits is not None else 0
+    if first & rest:
+        raise ValueError("bits of the host are set")
+    return 4, first, first + rest
+
+
+def spans_of(networks: Iterable[Network]) -> Iterator[Span]:
+    """*networks* as spans."""
+    for network in networks:
+        first = int(network.network_address)
+        last = first + (1 << network.max_prefixlen - network.prefixlen) - 1
+        yield network.version, first, last

@@ -7,7 +7,7 @@ from typing import Any
 
 from relaygate.config.schema import Key, ListOf, Reader
 from relaygate.config.shared import NETWORK, PATH, choice, integer
-from relaygate.networks import Network, NetworkSet, network_of
+from relaygate.networks import Network, NetworkSet, Span, span_of, spans_of
 
 __all__ = ["ACCESS_KEYS", "access_fields"]
 
@@ -39,15 +39,16 @@ def access_fields(
     built = dict(fields)
     for kind in ("allow", "deny"):
         path = built.pop(f"{kind}_file", None)
-        networks = list(built.pop(kind, ()))
+        networks: list[Network] = list(built.pop(kind, ()))
+        spans = list(spans_of(networks))
         if path is not None:
-            networks += _networks_in(reader, f"{label}.{kind}_file", folder / path)
-        if networks:
-            built[kind] = NetworkSet.of(networks)
+            spans += _networks_in(reader, f"{label}.{kind}_file", folder / path)
+        if spans:
+            built[kind] = NetworkSet.of_spans(spans)
     return built
 
 
-def _networks_in(reader: Reader, where: str, path: Path) -> list[Network]:
+def _networks_in(reader: Reader, where: str, path: Path) -> list[Span]:
     """The networks of a file: one a line, with ``#`` before what is none."""
     try:
         with path.open("rb") as stream:
@@ -55,14 +56,14 @@ def _networks_in(reader: Reader, where: str, path: Path) -> list[Network]:
     except OSError as error:
         reader.wrong(where, f"expected a readable file, found none ({error.strerror or error})")
         return []
-    found: list[Network] = []
+    found: list[Span] = []
     mistakes = 0
     for number, line in enumerate(data.split(b"\n"), 1):
         text = line.partition(b"#")[0].strip()
         if not text:
             continue
         try:
-            found.append(network_of(text.decode("ascii")))
+            found.append(span_of(text.decode("ascii")))
         except ValueError:
             mistakes += 1
             reader.wrong(where, f"expected a network or an address in line {number} of the file")
