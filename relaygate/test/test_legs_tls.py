@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import socket
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -249,3 +253,34 @@ class TLSTests(LegCase):
         peer.keep = False
         peer.resume()
         self.assertIs(await peer.ended(), Ending.RESET)
+
+
+class OldObjectTests(LegCase):
+    """What is left of TLS when its connection has gone."""
+
+    async def test_no_goodbye_to_another(self) -> None:
+        """A leg's old TLS object says nothing on the socket that has its number now (Lesson 17)."""
+        for ends in ("abortConnection", "loseConnection"):
+            recorder = TLSRecorder()
+            peer = self.tls_peer(await self.connect(recorder))
+            await until(partial(recorder.notes.count, "handshake"), "the handshake")
+            leg, number = recorder.leg, recorder.leg.fileno()
+            old = leg.tls
+            assert old is not None
+            getattr(leg, ends)()
+            await recorder.gone()
+            self.assertIsNone(leg.tls)
+            peer.close()
+            near, far = socket.socketpair()
+            if far.fileno() == number:
+                near, far = far, near
+            for each in (near, far):
+                self.addCleanup(each.close)
+            if near.fileno() != number:
+                os.dup2(near.fileno(), number)
+                self.addCleanup(socket.socket(fileno=number).close)
+            old.shutdown()
+            del old
+            gc.collect()
+            far.setblocking(False)
+            self.assertRaises(BlockingIOError, far.recv, 1)
