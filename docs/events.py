@@ -31,6 +31,10 @@ EVENTS: dict[str, tuple[str, str]] = {
     "stopping": ("The program ends: no new sessions.", ""),
     "told to stop again: sessions that run end now": ("A second SIGTERM came.", ""),
     "draining": (FAULT, REPORT),
+    "an event of {selectable} failed": (FAULT, REPORT),
+    "looking at who comes": (FAULT, REPORT),
+    "taking a connection": (FAULT, REPORT),
+    "{selectable} failed": (FAULT, REPORT),
     "draining: {sessions} sessions run": ("No new sessions; those that run may finish.", ""),
     "log reopened": ("SIGUSR1 came, after a rotation.", ""),
     "the log stays where it was: {reason}": (

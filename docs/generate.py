@@ -46,7 +46,42 @@ DEFAULTS: dict[str, type[Any]] = {
     "forward": forward.ForwardConfig,
     "forward.ftp": forward.ForwardFTPConfig,
     "forward.user": forward.UserConfig,
-    "forward.backend_tls": ftp.BackendTLSConfig,
+    "forward.partner_tls": ftp.BackendTLSConfig,
+}
+
+# What holds without a key where no default says it; "none" for all others.
+WITHOUT = {
+    "policy.listen": "nothing may be opened; it or `connect` is required",
+    "policy.connect": "nothing may be dialled",
+    "policy.connect_from": "as it is routed",
+    "log.file": "standard output",
+    "service.allow": "everybody may come",
+    "service.deny": "nobody is turned away",
+    "service.idle_timeout": "no limit",
+    "service.health.http_host": "the backend's address",
+    "service.backend_tls.ca": "required unless `mode` is off",
+    "service.backend_tls.name": "the backend's host",
+    "service.ftp.public_address": "the address that the client reached",
+    "service.ftp.tls": "by the protocol, and whether there is a `[service.tls]`",
+    "service.ftp.data_tls": "as `tls`",
+    "service.http.cookie_key": "made of the service's key",
+    "service.http.route.hosts": "every host",
+    "forward.target": "required for `tcp` and `ftp`",
+    "forward.destinations": "required for `socks5` and `http-connect`",
+    "forward.allow": "required beyond a loopback address, or users",
+    "forward.idle_timeout": "no limit",
+    "forward.user.destinations": "those of the entry",
+    "forward.bind.public_address": "the DMZ node's own",
+    "forward.partner_tls.ca": "required unless `mode` is off",
+    "forward.partner_tls.name": "the target's host",
+    "forward.ftp.public_address": "the DMZ node's own",
+    "forward.ftp.active_ports": "no active mode",
+    "forward.ftp.data_ports": 'required for `tls = "pass"`',
+    "admin.socket": "no socket; it or `listen` is required",
+    "admin.listen": "no dashboard",
+    "admin.token_file": "required beyond a loopback address; without it nothing can be changed",
+    "admin.certificate": "required beyond a loopback address",
+    "admin.key": "required beyond a loopback address",
 }
 
 
@@ -78,6 +113,7 @@ def _tables(path: str, table: schema.Table, *, many: bool) -> Iterator[str]:
             inner.append((where, node, False))
         else:
             default = "required" if key.required else defaults.get(key.field or key.name, "")
+            default = default or WITHOUT.get(where, "none")
             rows.append(f"| `{key.name}` | {_takes(node)} | {default} |")
     if path:
         yield f"### `{'[[' if many else '['}{path}{']]' if many else ']'}`\n"

@@ -42,6 +42,8 @@ class DocumentTests(SynchronousTestCase):
         for key in ("`certificate`", "`[policy]`", "`[[service]]`", "`passive_ports`"):
             self.assertIn(key, reference)
         self.assertIn("""| `"round-robin"` |""", reference)
+        # Every key says what holds without it.
+        self.assertNotRegex(reference, r"(?m)^\| `.*\| +\|$")
         self.assertIn("relaygate doctor", (folder / "commands.md").read_text())
         self.assertIn("| 16 |", (folder / "troubleshooting.md").read_text())
 
