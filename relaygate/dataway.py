@@ -41,6 +41,10 @@ class TransferFailed(Exception):
     """A data connection has not come about; the text says why."""
 
 
+class UplinkGone(TransferFailed):
+    """The uplink on which it was asked for is lost."""
+
+
 class Transfer:
     """
     A data connection that was asked for.
@@ -78,11 +82,11 @@ class Transfer:
         self._end()
         self.arrived.callback(leg)
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: TransferFailed) -> None:
         """None will come."""
         if self._withdrawn is not None:
             self._end()
-            self.arrived.errback(TransferFailed(reason))
+            self.arrived.errback(reason)
 
     def _end(self) -> None:
         self._withdrawn = None
@@ -117,7 +121,7 @@ class DataWay:
         self._uplink = None
         waiting, self._waiting = self._waiting, {}
         for transfer in waiting.values():
-            transfer.fail("the uplink is gone")
+            transfer.fail(UplinkGone("the uplink is gone"))
 
     def lead(self, session: str, taker: Callable[[SuppliedChannel, int], None] | None) -> None:
         """
@@ -277,7 +281,7 @@ class DataWay:
         return transfer
 
     def _expire(self, name: tuple[str, int]) -> None:
-        self._waiting.pop(name).fail("nobody has come")
+        self._waiting.pop(name).fail(TransferFailed("nobody has come"))
 
     def take(self, channel: SuppliedChannel, start: TransferStart) -> None:
         """*channel* carries the data connection that *start* names; one that nobody waits for is

@@ -24,11 +24,11 @@ from twisted.python.failure import Failure
 
 from relaygate.addresses import AddressError, HostPort, host_name
 from relaygate.admission import Caps, Counted, Tally
-from relaygate.dataway import TransferFailed
+from relaygate.dataway import TransferFailed, UplinkGone
 from relaygate.departures import Departures
 from relaygate.destinations import Destinations
 from relaygate.entrytalk import NoWish, Talk, Users, Wish, listen_to
-from relaygate.errors import NobodyCame, NotAllowed, Refusal, Stopping, TooMany
+from relaygate.errors import NobodyCame, NoGateway, NotAllowed, Refusal, Stopping, TooMany
 from relaygate.ftprelay import FTPRelay
 from relaygate.ftpsettings import FTPFacts, FTPSettings
 from relaygate.legs import Leg
@@ -275,7 +275,7 @@ class EntrySession:
         try:
             return await transfer.arrived
         except TransferFailed as error:
-            refusal = NobodyCame()
+            refusal = NoGateway() if isinstance(error, UplinkGone) else NobodyCame()
             refusal.detail = str(error)
             raise refusal from None
 

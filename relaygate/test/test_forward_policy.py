@@ -29,6 +29,7 @@ class AttackTests(ForwardCase):
             program.send(HELLO + request(host, port))
             await program.ended()
             self.assertEqual(bytes(program.received[2:4]), b"\5\2", host)
+            program.close()
             await self.all_over()
         self.assertTrue(lines(events, " refused: entry="), host)
 
