@@ -9,13 +9,16 @@ block: every one has a time limit, and what takes long runs in a thread (:func:`
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import socket
+import ssl
 import struct
 import subprocess
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +39,8 @@ PATIENCE_S: Final = 60.0
 # See AtOnce. No limit of a node's that a test waits for by mistake is as short as the first.
 AT_ONCE_S: Final = 2.0
 LATE_S: Final = 12.0
+# What a handler may meet when its client has gone, in whatever way.
+GONE: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ETIMEDOUT})
 _CLONE_NEWNET: Final = 0x40000000
 _POLL_S: Final = 0.02
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -148,8 +153,10 @@ class Server:
     """
     Listens on *address* and *port* in a place, and serves each connection in a thread.
 
-    *handler* may raise ``OSError``; the connection is closed after it. Without one, connections
-    are accepted and kept, in silence. All ends with the test, or by :meth:`close`.
+    The connection is closed after the *handler*, which may find that its client has gone
+    (:data:`GONE`). Whatever else it raises fails the test: a server that closes for a reason of its
+    own looks like one that was told to. Without a handler connections are accepted and kept, in
+    silence. All ends with the test, or by :meth:`close`.
     """
 
     def __init__(
@@ -161,7 +168,9 @@ class Server:
         handler: Handler | None,
     ) -> None:
         self.accepted: list[socket.socket] = []
+        self.troubles: list[str] = []
         self._handler = handler
+        self._closing = False
         self._listener = make_socket(where)
         self._listener.settimeout(None)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -176,7 +185,9 @@ class Server:
             try:
                 peer, _ = self._listener.accept()
             except OSError:
-                return  # closed
+                if not self._closing:
+                    self._note("accepting")
+                return
             self.accepted.append(peer)
             if self._handler is not None:
                 threading.Thread(target=self._serve, args=[peer], daemon=True).start()
@@ -184,14 +195,27 @@ class Server:
     def _serve(self, peer: socket.socket) -> None:
         assert self._handler is not None
         try:
-            self._handler(peer)
-        except OSError:
-            pass  # how a session ended is told by its other end
-        finally:
-            peer.close()
+            with peer:
+                self._handler(peer)
+        except OSError as error:
+            # How a session ended is told by its other end, and how TLS did, too.
+            if error.errno not in GONE and not isinstance(error, ssl.SSLError):
+                self._note("a handler")
+        except Exception:  # noqa: BLE001 - told when the test is over
+            self._note("a handler")
+
+    def _note(self, where: str) -> None:
+        self.troubles.append(f"{where}: {traceback.format_exc()}")
 
     def close(self) -> None:
-        """Listen no more, and end every connection with a reset."""
+        """
+        Listen no more, and end every connection with a reset.
+
+        Raises ``AssertionError`` with what handlers have raised, if it was not that a client had
+        gone.
+        """
+        troubles, self.troubles = self.troubles, []
+        self._closing = True
         if self._thread.is_alive():
             self._listener.shutdown(socket.SHUT_RDWR)
             self._thread.join(PATIENCE_S)
@@ -206,6 +230,8 @@ class Server:
                 if self._handler is None:
                     peer.close()
         self.accepted.clear()
+        if troubles:
+            raise AssertionError("\n".join(["a test's own server failed:", *troubles]))
 
 
 class Conversation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from relaygate.test import netns
 from relaygate.test.netns import Network, Place
 from relaygate.test.openssh import Keys, SSHServer
+from relaygate.test.peers import Handler, Server, dial, echo, eventually, in_thread, reset
 from relaygate.test.ports import free_port
 from relaygate.test.programs import Program, Where, completed, new_folder, pause
 
@@ -297,6 +299,51 @@ class ProgramTests(TestCase):
         await program.logged("up")
         self.assertGreater(program.rss_kb(), 50_000_000 // 1024)
         self.assertIn("/proc/version", program.fds())
+
+
+class ServerTests(TestCase):
+    """The tests' own servers: one that closes for a reason of its own says so."""
+
+    def setUp(self) -> None:
+        netns.require()
+        self.network = Network()
+        self.addCleanup(self.network.destroy)
+        self.network.create()
+
+    async def served(self, handler: Handler, *, rudely: bool = False) -> Server:
+        """A server whose *handler* has had one client."""
+        where: Where = (self.network, "private")
+        server = Server(self, where, Network.private_address, PORT, handler)
+        client = dial(where, Network.private_address, PORT)
+        self.addCleanup(client.close)
+        client.sendall(b"hello")
+        if rudely:
+            await in_thread(client.recv, 5)
+            reset(client)
+        await eventually(
+            lambda: bool(server.accepted) and server.accepted[0].fileno() < 0, "it has closed"
+        )
+        return server
+
+    async def test_its_own_failure_is_told(self) -> None:
+        """A handler whose descriptor somebody else has closed fails the test that it serves."""
+
+        def robbed(peer: socket.socket) -> None:
+            taken = socket.socket(fileno=peer.detach())
+            try:
+                echo(peer)
+            finally:
+                taken.close()
+
+        server = await self.served(robbed)
+        error = self.assertRaises(AssertionError, server.close)
+        self.assertIn("Bad file descriptor", str(error))
+        server.close()
+
+    async def test_what_clients_do_is_not(self) -> None:
+        """A client that leaves in whatever way is none of a server's failures."""
+        server = await self.served(echo, rudely=True)
+        server.close()
 
 
 class OpenSSHTests(TestCase):
