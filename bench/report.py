@@ -18,6 +18,8 @@ from bench.targets import verdicts
 _Column = tuple[str, str, float, int]
 
 _CUTS: Final = ("p50", "p99")
+# In front of a figure: how much more it is than without a relay.
+_ADDED: Final = "+"
 _THROUGHPUT: Final[tuple[_Column, ...]] = tuple(
     (f"{streams} {way}", f"streams_{streams}_{way}_gb_s", 1, 2)
     for streams in (1, 8)
@@ -67,6 +69,11 @@ _HTTP_SMALL, _HTTPS_SMALL = (
         )
     )
     for protection in ("plain", "tls")
+)
+_HTTP_ADDED: Final[tuple[_Column, ...]] = tuple(
+    (f"{words}, {each} ms", f"{_ADDED}http_plain_{name}_{each}_us", 1e3, 2)
+    for words, name in (("one kept", "kept_1"), ("16 kept", "kept_16"), ("8 fresh", "fresh_8"))
+    for each in _CUTS
 )
 _SESSIONS: Final[tuple[_Column, ...]] = (
     *((f"{at_once} at once", f"sessions_{at_once}_per_s", 1, 0) for at_once in AT_ONCE),
@@ -163,6 +170,7 @@ def _markdown(results: Results, pictures: list[Path]) -> Iterator[str]:
         ("FTP: files of 4 KiB in one session, and the way to a first listing", "ftp", _FTP_SMALL),
         ("HTTP: a body of 256 MiB on one connection", "http", _HTTP_BULK),
         ("HTTP: small requests", "http", _HTTP_SMALL),
+        ("HTTP: what a relay adds to small requests", "http", _HTTP_ADDED),
         ("HTTPS: a body of 256 MiB on one connection", "https", _HTTPS_BULK),
         ("HTTPS: small requests", "https", _HTTPS_SMALL),
         ("New sessions a second", "bytes", _SESSIONS),
@@ -266,10 +274,15 @@ def _table(results: Results, title: str, kind: Kind, columns: tuple[_Column, ...
 
 
 def _cell(results: Results, peer: Peer, column: _Column) -> str:
-    _, figure, scale, decimals = column
+    _, name, scale, decimals = column
+    figure = name.removeprefix(_ADDED)
+    added = figure != name
     value = results.median(peer.name, figure)
     if value is None or (peer.name.startswith("direct") and ("cpu" in figure or "bytes" in figure)):
         return "-"
+    if added:
+        base = results.median(f"direct-{peer.kind}", figure)
+        return "-" if base is None else f"{(value - base) / scale:,.{decimals}f}"
     text = f"{value / scale:,.{decimals}f}"
     if len(values := results.values(peer.name, figure)) > 1:
         text += f" ± {(max(values) - min(values)) / 2 / scale:,.{decimals}f}"
