@@ -92,6 +92,9 @@ class Guard:
         """A client at *address* has done something of *kind*; whether it is banned for it now."""
         if address in self._rules.never:
             return False
+        if self.bans(address):
+            # Sessions that ran before the ban may go on, but not go on guessing.
+            return True
         source = source_of(address)
         if kind is Offence.FTP_LOGIN:
             self._penance.refused(source, self._clock.seconds())

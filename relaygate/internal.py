@@ -36,7 +36,7 @@ from relaygate.protocols.statushttp import Response
 from relaygate.servicekeys import ServiceFiles
 from relaygate.servicemaking import make_service
 from relaygate.serving import declared
-from relaygate.statuspage import StatusPage, truth
+from relaygate.statuspage import StatusPage, shared, truth
 from relaygate.steering import Steering
 from relaygate.supply import SuppliedChannel
 from relaygate.tls import client_context
@@ -108,7 +108,11 @@ class InternalNode(MultiService):
             body = metrics(status, len(self.guard), self.guard.set_by_rule)
             return Response(200, body, CONTENT_TYPE)
 
-        pages = {"/live": truth(list), "/ready": truth(self.lacking), "/metrics": figures}
+        pages = {
+            "/live": truth(list),
+            "/ready": truth(self.lacking),
+            "/metrics": shared(figures, self._reactor),
+        }
         StatusPage(listen, pages, self._reactor).setServiceParent(self)
 
     def lacking(self) -> list[str]:

@@ -13,7 +13,12 @@ from typing import Any, cast
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IDelayedCall, IListeningPort, ITCPTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IListeningPort,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -25,6 +30,9 @@ MAX_CONNECTIONS = 64
 # Seconds for a request, from the connection on, and for its answer.
 REQUEST_LIMIT_S = 5.0
 ANSWER_LIMIT_S = 15.0
+# See shared().
+REST_TIMES = 4
+LONGEST_REST_S = 5.0
 
 Page = Callable[[], Coroutine[Any, Any, Response]]
 
@@ -41,6 +49,40 @@ def truth(lacking: Callable[[], list[str]]) -> Page:
         return Response(200, b"ok\n")
 
     return page
+
+
+def shared(page: Page, clock: IReactorTime) -> Page:
+    """
+    *page*, made once for all who ask at the same time, and then not again for four times as long
+    as that took: so however many ask, most of the node's time is its sessions'.
+    """
+    waiting: list[Deferred[Response]] = []
+    last: Response | None = None
+    until = 0.0
+
+    def made(result: Response | Failure, began: float) -> None:
+        nonlocal last, until
+        now = clock.seconds()
+        if isinstance(result, Response):
+            last, until = result, now + min(LONGEST_REST_S, REST_TIMES * (now - began))
+        asking = waiting[:]
+        waiting.clear()
+        for each in asking:
+            if isinstance(result, Response):
+                each.callback(result)
+            else:
+                each.errback(result)
+
+    async def answer() -> Response:
+        if last is not None and clock.seconds() < until:
+            return last
+        mine: Deferred[Response] = Deferred()
+        waiting.append(mine)
+        if len(waiting) == 1:
+            Deferred.fromCoroutine(page()).addBoth(made, clock.seconds())
+        return await mine
+
+    return answer
 
 
 class StatusPage(Service, Factory):

@@ -233,17 +233,39 @@ class BanTests(EdgeCase):
             await self.begin("ftp", Refusing, ftp=FTP)
             client = await self.client()
             await until(lambda: client.data)
-            for number in range(1, 4):
-                client.transport.write(b"USER a\r\n")  # type: ignore[union-attr]
-                await until(lambda: client.data.count(b"331") == number)  # noqa: B023
-                client.transport.write(b"PASS b\r\n")  # type: ignore[union-attr]
-                await until(lambda: client.data.count(b"530") == number)  # noqa: B023
+            await self.guess(client, 3)
             await self.over(client)
             self.assertIn(b"\r\n421 ", client.data)
             await until(lambda: len(self.dmz.book.bans))
             await self.dropped()
         (line,) = lines(events, "banned: network=127.0.0.1")
         self.assertIn("reason='too many refused FTP logins'", line)
+
+    async def test_guessing_in_parallel(self) -> None:
+        """Who guesses in several sessions at once is not banned in one of them only: each ends with
+        its next guess; one that does not guess goes on (Requirement 87).
+        """
+        self.inside = {"bans": BansConfig(ftp_failures=2)}
+        await self.begin("ftp", Refusing, ftp=FTP)
+        first, second, quiet = [await self.client() for _ in range(3)]
+        for client in (first, second, quiet):
+            await until(lambda: client.data)  # noqa: B023
+        await self.guess(first, 2)
+        await self.over(first)
+        await until(lambda: len(self.dmz.book.bans))
+        await self.guess(second, 1)
+        await self.over(second)
+        self.assertIn(b"\r\n421 ", second.data)
+        quiet.transport.write(b"USER a\r\n")  # type: ignore[union-attr]
+        await until(lambda: b"331" in quiet.data)
+
+    async def guess(self, client: End, times: int) -> None:
+        """Try a wrong password, so often."""
+        for number in range(1, times + 1):
+            client.transport.write(b"USER a\r\n")  # type: ignore[union-attr]
+            await until(lambda: client.data.count(b"331") == number)  # noqa: B023
+            client.transport.write(b"PASS b\r\n")  # type: ignore[union-attr]
+            await until(lambda: client.data.count(b"530") == number)  # noqa: B023
 
     async def test_by_rule_of_http(self) -> None:
         """Who guesses passwords of HTTP is banned, too (Requirement 87)."""

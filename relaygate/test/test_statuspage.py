@@ -8,13 +8,21 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate import statuspage
 from relaygate.addresses import HostPort
 from relaygate.metrics import Families
-from relaygate.protocols.statushttp import MAX_REQUEST, BadRequest, Request, RequestReader
+from relaygate.protocols.statushttp import (
+    MAX_REQUEST,
+    BadRequest,
+    Request,
+    RequestReader,
+    Response,
+)
 from relaygate.statuspage import MAX_CONNECTIONS
 from relaygate.test.parsercases import ParserCases
 from relaygate.test.ports import free_port
@@ -69,6 +77,54 @@ class FormatTests(SynchronousTestCase):
             "# HELP relaygate_x An x.\n# TYPE relaygate_x gauge\n"
             'relaygate_x{name="a\\"b\\\\c\\nd"} 1\nrelaygate_x 2.5\n',
         )
+
+
+class SharedTests(SynchronousTestCase):
+    """A page that costs something, asked for by many (Lesson 28)."""
+
+    def setUp(self) -> None:
+        self.clock: Any = Clock()
+        self.made: list[Deferred[Response]] = []
+        self.page = statuspage.shared(self.make, self.clock)
+
+    async def make(self) -> Response:
+        self.made.append(Deferred())
+        return await self.made[-1]
+
+    def ask(self) -> Deferred[Response]:
+        return Deferred.fromCoroutine(self.page())
+
+    def test_once_for_all(self) -> None:
+        """It is made once for all who ask, and rests for four times as long as that took."""
+        asking = [self.ask(), self.ask()]
+        self.clock.advance(0.5)
+        asking.append(self.ask())
+        self.assertEqual(len(self.made), 1)
+        first = Response(200, b"1")
+        self.made[0].callback(first)
+        self.assertEqual([self.successResultOf(each) for each in asking], [first] * 3)
+        self.clock.advance(1.9)
+        self.assertIs(self.successResultOf(self.ask()), first)
+        self.clock.advance(0.1)
+        self.assertNoResult(self.ask())
+        self.assertEqual(len(self.made), 2)
+
+    def test_longest_rest(self) -> None:
+        """A DMZ node that does not answer makes no page older than a few seconds."""
+        asking = self.ask()
+        self.clock.advance(60.0)
+        self.made[0].callback(Response(200, b"1"))
+        self.successResultOf(asking)
+        self.clock.advance(statuspage.LONGEST_REST_S)
+        self.assertNoResult(self.ask())
+
+    def test_failure(self) -> None:
+        """One that fails, fails for all who wait, and is made again for the next."""
+        asking = [self.ask(), self.ask()]
+        self.made[0].errback(ValueError())
+        for each in asking:
+            self.failureResultOf(each, ValueError)
+        self.assertNoResult(self.ask())
 
 
 class StatusCase(SessionCase):
