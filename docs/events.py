@@ -10,6 +10,31 @@ FAULT = "A fault in relaygate; its traceback follows. That session or question i
 REPORT = "Report it, with the traceback."
 STRANGERS = "Nothing, if it is a scan of the Internet. If it is a partner: "
 
+# What to do about a refusal, by its number.
+CURES: dict[int, str] = {
+    1: "`relaygate status` on the internal nodes: is an uplink up, and is the service offered (not drained, a"
+    " backend up)? Else `relaygate doctor SERVICE`.",
+    2: "The files of internal nodes that share the listener differ: make them the same, `relaygate reload` on each.",
+    3: "`relaygate doctor SERVICE` says what each backend does; start those that are down.",
+    4: "A backend takes too long: its load, its `MaxStartups`, or a firewall that drops. `relaygate doctor SERVICE`.",
+    5: "`relaygate sessions` shows who holds so many. Else raise `max_sessions` or `max_sessions_per_address`, of"
+    " the service or of the DMZ's `[policy]`.",
+    6: "Nothing: another node takes new sessions. Start this one again.",
+    7: "Nothing, now and then: the client gave its transfer up. If it is always so, a firewall is between clients"
+    " and the data ports.",
+    8: "If it shall be: into `destinations` of the entry, and into `policy.connect` of the DMZ; the log of the node"
+    " that refused says which.",
+    9: "Mend the name, or the resolver of the DMZ's machine: partners' names are looked up there alone.",
+    10: "Is the partner's server up, at that port? A firewall that rejects looks the same.",
+    11: "Let the firewall outside of the DMZ pass it; ask the partner whether the DMZ's address is let in.",
+    12: "Give the DMZ's machine a route there; look at `policy.connect_from`.",
+    13: "`relaygate status`: is a gateway up, and is it of this version or a newer one?",
+    14: "A firewall is between the partner and the range of ports: `passive_ports`, `active_ports`, or `ports` of"
+    " `[forward.bind]`. `relaygate doctor` looks at them.",
+    15: "Mend the program's user or password; the right one is in the `password_file`, which a reload reads again.",
+    16: "`relaygate bans` and `relaygate unban`; `allow` and `deny` of the service.",
+}
+
 EVENTS: dict[str, tuple[str, str]] = {
     # -- start and end
     "relaygate {version} DMZ node {node} waits for internal nodes on {listen}: {nodes}": (

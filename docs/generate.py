@@ -19,7 +19,7 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 
-from events import EVENTS  # noqa: E402
+from events import CURES, EVENTS  # noqa: E402
 
 from relaygate.cli.main import make_parser  # noqa: E402
 from relaygate.config import balancing, dmz, forward, ftp, http, internal, schema, shared  # noqa: E402
@@ -160,14 +160,15 @@ def troubleshooting() -> str:
         "## Why a session was refused\n",
         "The number crosses the data channel; the words stand in the log; a client reads what its"
         " protocol has for it.\n",
-        "| number | meaning | cause | FTP clients read | SSH clients read |",
-        "| --- | --- | --- | --- | --- |",
+        "| number | meaning | what to do | cause | FTP clients read | SSH clients read |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for code, refusal in sorted(REFUSALS.items()):
         made = refusal()
         words = [_client(made, protocol) for protocol in ("ftp", "ssh")]
         parts.append(
-            f"| {code} | {made.meaning} | `{made.cause.value}` | {words[0]} | {words[1]} |"
+            f"| {code} | {made.meaning} | {CURES.get(code, '')} | `{made.cause.value}` "
+            f"| {words[0]} | {words[1]} |"
         )
     parts += [
         "\n## What stands in the log\n",
@@ -245,6 +246,8 @@ def main() -> int:
     (folder / "commands.md").write_text(commands())
     wrong = [f"docs/events.py: no words for {line!r}" for line in sorted(logged() - set(EVENTS))]
     wrong += [f"docs/events.py: nobody logs {line!r}" for line in sorted(set(EVENTS) - logged())]
+    differ = set(REFUSALS) ^ set(CURES)
+    wrong += [f"docs/events.py: the refusal {code} has no cure, or is none" for code in sorted(differ)]
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0
