@@ -570,7 +570,7 @@ class LimitTests(HTTPCase):
         """A client that resets while it is not read, for its backend takes nothing, is noticed."""
         self.patch(httpwatch, "LOOK_S", 0.2)
         self.patch(relay, "UNREAD_LOOK_S", 0.2)
-        await self.serve(over=lambda _script: Factory.forProtocol(Deaf))
+        await self.serve(body_min_rate=0, over=lambda _script: Factory.forProtocol(Deaf))
         with logged() as events, socket.create_connection(("127.0.0.1", self.port), 20) as client:
             client.setblocking(False)
             client.send(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 90000000\r\n\r\n")
