@@ -68,6 +68,7 @@ function fill(table, heads, rows, sortable) {
     lines.append(line);
   }
   body.replaceChildren(lines);
+  if (rows.length) table.querySelectorAll("th").forEach((cell, at) => { cell.className = rows[0][at]?.kind === "number" ? "number" : ""; });
   // A button that became its opposite (Drain, Resume) keeps the focus too.
   if (focused) { const other = focused.replace(/^(Drain|Resume) /, (word) => (word === "Drain " ? "Resume " : "Drain ")), again = body.querySelector(`[data-label="${CSS.escape(focused)}"]`) ?? body.querySelector(`[data-label="${CSS.escape(other)}"]`); if (again) again.focus(); }
 }
@@ -75,7 +76,7 @@ function fill(table, heads, rows, sortable) {
 function draw() {
   const { status } = shown;
   $("node").textContent = status.node; document.title = "relaygate " + status.node;
-  $("state").textContent = `${status.software}, up ${age(status.uptime_seconds)}, ${status.sessions} sessions, certificate until ${status.certificate_ends.slice(0, 10)}`;
+  $("state").textContent = `${status.software}, up ${age(status.uptime_seconds)}, ${status.sessions} session${status.sessions === 1 ? "" : "s"}, certificate until ${status.certificate_ends.slice(0, 10)}`;
   document.querySelectorAll("[data-act]").forEach((each) => { each.hidden = !mayAct; });
   fill($("gateways"), ["name", "address", "uplink", "for", "idle channels", "sessions there", "software", "refused"], status.gateways.map((each) => [
     each.name, each.address, mark(each.state === "up", each.state === "up" ? "up" : "down: " + each.last_failure), age(each.up_seconds),
