@@ -73,6 +73,8 @@ class Transfers:
     def __init__(self) -> None:
         self._users: OrderedDict[str, str] = OrderedDict()
         self.unreadable = 0
+        # Those that there were.
+        self.found = 0
 
     def read(self, lines: Iterable[str]) -> Iterator[Transfer]:
         """Yield one for each line that tells of one."""
@@ -87,7 +89,9 @@ class Transfers:
                 elif what == "end":
                     self._users.pop(str(fields["session"]), None)
                 else:
-                    yield self._transfer(fields)
+                    made = self._transfer(fields)
+                    self.found += 1
+                    yield made
             except (KeyError, ValueError, TypeError):
                 self.unreadable += 1
 

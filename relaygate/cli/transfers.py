@@ -65,6 +65,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(func=_run)
 
 
+class _Unreadable(Exception):
+    """A file cannot be read; the text says which, and why."""
+
+
 def _moment(text: str) -> str:
     if not _MOMENT.fullmatch(text):
         raise argparse.ArgumentTypeError("expected 2026-11-01 or 2026-11-01T08:00")
@@ -88,9 +92,15 @@ def _run(arguments: argparse.Namespace) -> int:
         else:
             columns, rows = _COLUMNS, map(_record, found)
         _print(arguments, columns, rows)
-    except (OSError, EOFError) as error:
+    except _Unreadable as error:
         print(f"relaygate transfers: {printable(str(error))}", file=sys.stderr)
         return _FAILED
+    if not transfers.found:
+        print(
+            "relaygate transfers: there is none in it: only FTP's stand in an internal node's log "
+            "(level info); SFTP's are in the server's own",
+            file=sys.stderr,
+        )
     if transfers.unreadable:
         print(
             f"relaygate transfers: {transfers.unreadable} lines could not be understood",
@@ -104,8 +114,12 @@ def _lines(files: Iterable[str]) -> Iterator[str]:
         if name == "-":
             yield from sys.stdin
             continue
-        with _open(name) as opened:
-            yield from opened
+        try:
+            with _open(name) as opened:
+                yield from opened
+        except (OSError, EOFError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise _Unreadable(f"{name}: {reason}: name a node's log, or - for the input") from None
 
 
 def _open(name: str) -> TextIO:

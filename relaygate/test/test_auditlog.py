@@ -191,6 +191,22 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(rows[0]["path"], "'=1+1")
         self.assertEqual(rows[0]["bytes"], "100")
 
+    def test_nothing_to_tell(self) -> None:
+        """A file that cannot be read, and one that tells of no transfer, are told apart."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        other = folder / "other.log"
+        other.write_text("stopping\n")
+        status, _, err = call("transfers", str(other))
+        self.assertEqual((status, "only FTP's" in err), (0, True))
+        damaged = folder / "log.gz"
+        damaged.write_bytes(b"no archive")
+        for file in (folder, folder / "none", damaged):
+            status, _, err = call("transfers", str(file))
+            self.assertEqual((status, err.count("\n")), (2, 1))
+            self.assertIn(f"{file}: ", err)
+            self.assertNotIn("Errno", err)
+
     def test_places(self) -> None:
         """A compressed log and standard input are read, and what cannot be is told."""
         packed = self.file.with_name("log.gz")
