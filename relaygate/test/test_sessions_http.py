@@ -210,7 +210,8 @@ class ContinueTests(HTTPCase):
 
     async def test_asked(self) -> None:
         """The backend's 100 is passed on, and then the body."""
-        script = await self.serve()
+        # Ours would come much later.
+        script = await self.serve(continue_timeout_s=600.0)
 
         def client() -> bytes:
             with socket.create_connection(("127.0.0.1", self.port), 20) as one:
