@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relaygate.addresses import AddressError, HostPort, host_name
-from relaygate.admission import Caps, Counted, Tally
+from relaygate.admission import Caps, Counted, Tally, Throttle
 from relaygate.dataway import TransferFailed, UplinkGone
 from relaygate.departures import Departures
 from relaygate.destinations import Destinations
@@ -128,7 +128,8 @@ class Entry:
 class Surroundings:
     """
     What all sessions of all entries share; *new_id* makes a session's id, *departures* tells who
-    leaves before it is served, and while *draining* says so no session begins.
+    leaves before it is served, *wordless* lets some ends of those through to the log that have not
+    said what they want, and while *draining* says so no session begins.
     """
 
     reactor: Any
@@ -136,6 +137,7 @@ class Surroundings:
     way: WayOut
     new_id: Callable[[], str]
     departures: Departures
+    wordless: Throttle
     draining: Callable[[], bool] = lambda: False
 
 
@@ -349,9 +351,19 @@ class EntrySession:
             tally.refused += 1
         tally.bytes_in += self.bytes_in
         tally.bytes_out += self.bytes_out
-        seconds = self._around.reactor.seconds() - self.began
-        log_end(self.log, outcome, self._fields(), self.relay, seconds)
+        self._log_end(outcome)
         self._ended(self)
+
+    def _log_end(self, outcome: Outcome) -> None:
+        fields = self._fields()
+        wordless = self._around.wordless
+        if self._talk.wish is None:
+            # A flood of them would be as many lines.
+            if not wordless.passes():
+                return
+            fields["not_logged"] = wordless.take_suppressed()
+        seconds = self._around.reactor.seconds() - self.began
+        log_end(self.log, outcome, fields, self.relay, seconds)
 
     def _audit(self, refusal: Refusal, why: str) -> None:
         log_event(

@@ -28,6 +28,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from relaygate.addresses import HostPort
+from relaygate.admission import Throttle
 from relaygate.changes import Changes, compare
 from relaygate.config.forward import ForwardConfig
 from relaygate.departures import Departures
@@ -84,6 +85,7 @@ class Forwards(MultiService):
             WayOut(links, reactor.seconds),
             lambda: secrets.token_hex(ID_BYTES),
             Departures(reactor),
+            Throttle(reactor.seconds),
             draining,
         )
         self.configs = {config.name: config for config in configs}

@@ -44,8 +44,9 @@ class FollowTests(TestCase):
         self.sessions: list[Any] = []
         self.shelf = PipeShelf()
         self.addCleanup(self.shelf.close)
+        unused = cast(Any, None)
         around = Surroundings(
-            reactor, self.shelf, way=cast(Any, None), departures=cast(Any, None), new_id=lambda: ""
+            reactor, self.shelf, way=unused, departures=unused, wordless=unused, new_id=lambda: ""
         )
         self.followers = Followers(around, lambda: self.sessions)
 

@@ -161,6 +161,17 @@ class CrowdTests(ForwardCase):
         await self.all_over()
         self.assertEqual(len(running.waiting), 0)
 
+    async def test_silent_ones_in_the_log(self) -> None:
+        """Requirement 90: who comes and goes without a word fills no log, and is counted there."""
+        entry = self.entry("socks5")
+        await self.begin(entry)
+        with logged() as events:
+            for _ in range(60):
+                self.program(entry).close()
+            tally = self.node.forwards.entries["socks5"].tally
+            await until(lambda: tally.refused == 60, "the end of all of them")
+        self.assertEqual(len(lines(events, " end: entry=socks5 client=")), 20)
+
     async def ask(self, command: Any, number: int, **more: Any) -> dict[str, Any]:
         """What a node that has gone mad asks of the DMZ."""
         uplink = next(iter(self.node.links.values()))._uplink
