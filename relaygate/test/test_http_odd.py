@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Any
+
+from twisted.internet.task import LoopingCall
 
 from relaygate import httpwatch
-from relaygate.test.httppeers import GET, OK, HTTPCase, parts
+from relaygate.test.httppeers import GET, OK, HTTPCase, exchange, parts
 from relaygate.test.smuggling import AMBIGUOUS, CLEAR, HIDDEN
 from relaygate.test.test_sessions_http import CLOSE
-from relaygate.test.wire import lines, logged
+from relaygate.test.wire import lines, logged, until
 
 _R = b"HTTP/1.1 200 OK\r\n"
 _POISON = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nPOISON"
@@ -146,3 +149,21 @@ class OddBackendTests(HTTPCase):
                 await self.ends(events)
             self.assertTrue(said.endswith(b"<reset>"), name)
             self.assertNotIn(b"/second", "".join(lines(events, " request: ")).encode(), name)
+
+    async def test_trickle(self) -> None:
+        """Requirement 86: fields that drip for ever do not prolong the wait for an answer: 504."""
+        script = await self.serve(_R + b"X: 0\r\n", response_timeout_s=1.0)
+        work = self.asking(self.once)
+        await until(lambda: script.connections, "a request")
+        transport: Any = script.connections[-1].transport
+        drip = LoopingCall(transport.write, b"X: 1\r\n")
+        dripping = drip.start(0.05)
+        try:
+            self.assertEqual(parts(await work)[0], 504)
+        finally:
+            drip.stop()
+            await dripping
+
+    def once(self) -> bytes:
+        """Ask once."""
+        return exchange(self.port, CLOSE)

@@ -8,6 +8,7 @@ import ssl
 from datetime import UTC, datetime
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet import ssl as tls
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
@@ -132,6 +133,48 @@ class OpenedTests(HTTPSCase):
             await self.ends(events)
         # A record of type alert (RFC 8446 sections 5.1 and 6): fatal, no_application_protocol.
         self.assertEqual((said[0], said[5:7]), (21, bytes((2, 120))))
+
+    async def test_odd_names(self) -> None:
+        """
+        Requirement 55: whatever a client's TLS asks for, it is answered, or told why it is not; a
+        name that leads elsewhere than Host does is a 421.
+        """
+        keys = self.pair("files.example")
+        keys = KeyFiles(keys.certificate, keys.key, (self.pair("as2.example"),))
+        where, _ = self.backend(OK)
+        route = RouteConfig((where,), hosts=("as2.example",))
+        await self.serve(protocol="https", service={"tls": keys}, routes=(route,))
+
+        def ask(name: bytes | None) -> int | str:
+            plain = socket.create_connection(("127.0.0.1", self.port), 30)
+            plain.settimeout(None)
+            client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), plain)
+            if name is not None:
+                client.set_tlsext_host_name(name)
+            client.set_connect_state()
+            try:
+                client.do_handshake()
+                client.sendall(CLOSE)
+                said = client.recv(1 << 16)
+            except SSL.Error as error:
+                return str(error)
+            finally:
+                plain.close()
+            return parts(said)[0]
+
+        for name, status in (
+            (None, 200),
+            (b"files.example", 200),
+            (b"FILES.Example", 200),
+            (b"other.example", 200),
+            (b"127.0.0.1", 200),
+            (b"\xff\xfe\x80", 200),
+            (b"a\r\nb", 200),
+            (b"x" * 255, 200),
+            (b"as2.example", 421),
+            (b"AS2.EXAMPLE", 421),
+        ):
+            self.assertEqual(await in_thread(ask, name), status, name)
 
     async def test_certificates(self) -> None:
         """Each name is met with its certificate, wildcards and unknown ones too."""
