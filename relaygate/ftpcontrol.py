@@ -98,6 +98,8 @@ class ControlEnd(Protocol):
     def __init__(self, owner: IControlOwner, leg: Leg, telnet: bool | None) -> None:
         self.leg = leg
         self.bytes = 0
+        # It was broken off: nobody is there any more to read an answer.
+        self.broken = False
         self._owner = owner
         self._reader: IReader = cast(
             IReader, ReplyReader() if telnet is None else CommandReader(telnet=telnet)
@@ -196,6 +198,7 @@ class ControlEnd(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See :class:`twisted.internet.interfaces.IProtocol`."""
+        self.broken = True
         self._lost(reason.getErrorMessage())
 
     def _lost(self, reason: str) -> None:

@@ -239,7 +239,7 @@ class FTPRelay:
     def lost(self, end: ControlEnd, reason: str) -> None:
         """See :class:`relaygate.ftpcontrol.IControlOwner`."""
         if end is self._client:
-            self._feed(self._session.client_lost)
+            self._feed(self._session.client_lost, end.broken)
         else:
             log_event(self.log, "backend lost", usual=True, **self._fields, reason=reason)
             self._feed(self._session.backend_lost)

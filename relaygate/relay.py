@@ -234,6 +234,12 @@ class Relay:
             limits.append((STALL_LIMIT_S, "bytes waited for too long"))
         return min(limits, default=None)
 
+    def hurry(self, limit_s: float) -> None:
+        """Let *limit_s* seconds without a byte be the most from now on."""
+        if self._idle_timeout_s is None or limit_s < self._idle_timeout_s:
+            self._idle_timeout_s = limit_s
+            self._arm()
+
     @property
     def _unread(self) -> bool:
         """Whether a leg is not read, and so is told of nothing."""

@@ -51,6 +51,8 @@ MAX_MAPPED = 4
 DIAL_LIMIT_S = 8.0
 # Seconds from the client's data connection to the inside's reply on a channel.
 MEET_LIMIT_S = 10.0
+# Seconds without a byte in a transfer whose session is over: its client has but to close.
+LEAVING_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +296,8 @@ class Transfers:
         for transfer in self._of(lambda each: each.session == session):
             if transfer.relay is None or not ended:
                 transfer.abort(outcome.cause, "its session is over")
+            elif transfer.control.mapping is None:
+                transfer.relay.hurry(LEAVING_LIMIT_S)
 
     # -- what the internal nodes ask for --------------------------------------------------------
 

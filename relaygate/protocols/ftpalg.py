@@ -192,13 +192,16 @@ class FTPSession:
             self._current.backend_secured()
 
     @_input
-    def client_lost(self) -> None:
+    def client_lost(self, broken: bool = False) -> None:
         """
-        The client has ended or broken off its control connection.
+        The client has ended its control connection, or *broken* it off.
 
-        Commands that it sent before are still carried out, but not in a transfer's way.
+        Commands that it sent before an end are still carried out, but not in a transfer's way.
+        Behind a break nobody reads what they are answered, and no server would have seen them all.
         """
         self._client_gone = True
+        if broken:
+            self._core.end(End.CLIENT, "the client broke off its control connection")
 
     @_input
     def backend_lost(self) -> None:

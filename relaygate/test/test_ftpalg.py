@@ -380,6 +380,13 @@ class EndTests(ScriptTestCase):
         self.comes(self.session.client_lost())
         self.ends(End.CLIENT)
 
+    def test_client_broke_off(self) -> None:
+        """Who is gone by a reset is not waited for, whatever is under way."""
+        self.log_in()
+        self.client("XSHA a", "DELE a", "QUIT")
+        self.comes(self.session.client_lost(True))
+        self.ends(End.CLIENT, asks("XSHA a"))
+
     def test_client_gone_before_greeting(self) -> None:
         """For who leaves before the greeting nothing is waited, but commands still count."""
         self.start()
