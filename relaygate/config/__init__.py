@@ -7,7 +7,7 @@ fields end in ``_s``.  Of the files that paths lead to only lists of networks ar
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from relaygate.config.admin import DashboardConfig
 from relaygate.config.balancing import BackendConfig, HealthConfig, PersistenceConfig
@@ -52,12 +52,12 @@ __all__ = [
 
 def load_dmz(path: Path) -> DMZConfig:
     """Read the configuration of a DMZ node; raises ConfigError with every mistake in it."""
-    return build_dmz(path, read_toml(path))
+    return build_dmz(path, _read(path, "dmz"))
 
 
 def load_internal(path: Path) -> InternalConfig:
     """Read the configuration of an internal node; raises ConfigError likewise."""
-    return build_internal(path, read_toml(path))
+    return build_internal(path, _read(path, "internal"))
 
 
 def load(path: Path, kind: Literal["dmz", "internal"] | None = None) -> DMZConfig | InternalConfig:
@@ -65,10 +65,9 @@ def load(path: Path, kind: Literal["dmz", "internal"] | None = None) -> DMZConfi
 
     :raises ConfigError: with every mistake; also if the sections show neither kind, or both.
     """
-    values = read_toml(path)
+    values = read_toml(path) if kind is None else _read(path, kind)
     if kind is None:
-        dmz = bool({"uplink", "policy"} & values.keys())
-        internal = bool({"gateway", "service", "forward"} & values.keys())
+        dmz, internal = _shown_kinds(values)
         if dmz == internal:
             nothing = "none of them" if values else "nothing but blanks and comments"
             found = "some of both" if dmz else nothing
@@ -79,3 +78,23 @@ def load(path: Path, kind: Literal["dmz", "internal"] | None = None) -> DMZConfi
             raise ConfigError((Problem(str(path), "", message),))
         kind = "dmz" if dmz else "internal"
     return build_dmz(path, values) if kind == "dmz" else build_internal(path, values)
+
+
+def _shown_kinds(values: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether a file has sections that only a DMZ node's has, and such of an internal node's."""
+    dmz = bool({"uplink", "policy"} & values.keys())
+    return dmz, bool({"gateway", "service", "forward"} & values.keys())
+
+
+def _read(path: Path, kind: Literal["dmz", "internal"]) -> dict[str, Any]:
+    """The tables of a file; raises ConfigError, also if it is plainly of the other kind."""
+    values = read_toml(path)
+    dmz, internal = _shown_kinds(values)
+    if (kind == "internal" and dmz and not internal) or (kind == "dmz" and internal and not dmz):
+        names = {"dmz": "a DMZ node", "internal": "an internal node"}
+        found = names.pop("dmz" if dmz else "internal")
+        (wanted,) = names.values()
+        program = "relaygate-dmz" if dmz else "relaygate-internal"
+        message = f"expected the file of {wanted}, found that of {found}, which {program} reads"
+        raise ConfigError((Problem(str(path), "", message),))
+    return values

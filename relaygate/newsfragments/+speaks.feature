@@ -1,1 +1,1 @@
-Every command's help has examples and exit statuses, tables that do not fit a terminal become blocks, files from other editors (byte order mark, CR LF) are read, and messages about TOML show the line. Completion works in zsh.
+Every command's help has examples and exit statuses, tables that do not fit a terminal become blocks, files from other editors (byte order mark, CR LF) are read, and messages about TOML show the line. Completion works in zsh. A file that is given to the other node's program is told in one line.

@@ -192,7 +192,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(call("check", "--no-identity", "--kind", "dmz", str(DMZ))[0], 0)
         status, _, err = call("check", "--no-identity", "--kind", "internal", str(DMZ))
         self.assertEqual(status, 2)
-        self.assertIn(f"{DMZ}: uplink: unknown key", err)
+        self.assertIn(f"{DMZ}: expected the file of an internal node", err)
 
 
 class CompletionTests(SynchronousTestCase):

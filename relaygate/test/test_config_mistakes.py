@@ -74,6 +74,14 @@ level = "loud"
             ],
         )
 
+    def test_of_the_other_kind(self) -> None:
+        """One line says that a file is the other node's, and which program reads it."""
+        (problem,) = self.problems(DMZ, load_internal)
+        found = "found that of a DMZ node, which relaygate-dmz reads"
+        self.assertEqual(problem, f"expected the file of an internal node, {found}")
+        (problem,) = self.problems(INTERNAL, load_dmz)
+        self.assertIn("which relaygate-internal reads", problem)
+
     def test_empty_file(self) -> None:
         """An empty file lacks every required key, and each is named."""
         self.assertEqual(
