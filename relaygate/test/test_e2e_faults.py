@@ -45,6 +45,8 @@ from relaygate.uplink import SILENCE_LIMIT_S
 SHORT_CUT_S: Final = 2.0
 # Waiting costs nothing, so what waits long is done in several networks at once.
 SIDE_BY_SIDE: Final = 5
+# What has to be started anew each time, which takes a core for a while.
+AT_A_TIME: Final = 2
 DEAD_PORT: Final = 6666
 HUNG_PORT: Final = 6667
 PRIVATE: Final = Network.private_address
@@ -119,19 +121,23 @@ class NodeTests(TestCase):
 
     async def test_internal_node_killed(self) -> None:
         """A killed node's sessions are reset and its listener closes, until it is back."""
-        gateway = await echoing(self)
+
+        async def kill_and_restart() -> None:
+            gateway = await echoing(self)
+            for _ in range(REPEATS // AT_A_TIME):
+                client = await self.served(gateway)
+                with noticed.timed():
+                    gateway.node.kill()
+                    self.assertTrue(await in_thread(ends_by_reset, client))
+                    await gateway.closes(TCP_PORT, LATE_S)
+                self.assertRaises(ConnectionRefusedError, gateway.client)
+                await gateway.node.ended()
+                gateway.node.start()
+                await gateway.listens(LISTENER, START_LIMIT_S)
+            await self.served(gateway)
+
         noticed = AtOnce()
-        for _ in range(REPEATS):
-            client = await self.served(gateway)
-            with noticed.timed():
-                gateway.node.kill()
-                self.assertTrue(await in_thread(ends_by_reset, client))
-                await gateway.closes(TCP_PORT, LATE_S)
-            self.assertRaises(ConnectionRefusedError, gateway.client)
-            await gateway.node.ended()
-            gateway.node.start()
-            await gateway.listens(LISTENER, START_LIMIT_S)
-        await self.served(gateway)
+        await together(*(kill_and_restart() for _ in range(AT_A_TIME)))
         noticed.check()
 
     async def test_dmz_node_killed(self) -> None:
@@ -216,21 +222,26 @@ class NodeTests(TestCase):
 
     async def test_frozen_node_is_replaced(self) -> None:
         """A process that hangs holds nothing: its successor serves as soon as it has come."""
-        gateway = await echoing(self)
-        older = gateway.node
+
+        async def freeze_and_replace() -> None:
+            gateway = await echoing(self)
+            older = gateway.node
+            for _ in range(REPEATS // AT_A_TIME):
+                older.kill(signal.SIGSTOP)
+                mark = len(gateway.dmz.log())
+                newer = gateway.internal("node-a")
+                newer.start()
+                uplink = "uplink open: node=node-a "
+                await gateway.dmz.logged(uplink, after=mark, timeout=START_LIMIT_S)
+                with served.timed():
+                    await self.served(gateway)
+                older.kill(signal.SIGKILL)
+                older = newer
+            self.assertNotIn("listener closed", gateway.dmz.log())
+
         served = AtOnce()
-        for _ in range(REPEATS):
-            older.kill(signal.SIGSTOP)
-            mark = len(gateway.dmz.log())
-            newer = gateway.internal("node-a")
-            newer.start()
-            await gateway.dmz.logged("uplink open: node=node-a ", after=mark, timeout=START_LIMIT_S)
-            with served.timed():
-                await self.served(gateway)
-            older.kill(signal.SIGKILL)
-            older = newer
+        await together(*(freeze_and_replace() for _ in range(AT_A_TIME)))
         served.check()
-        self.assertNotIn("listener closed", gateway.dmz.log())
 
     async def test_one_of_two_nodes_killed(self) -> None:
         """Two nodes share the sessions; when one is killed, the other serves all at once."""
