@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+import relaygate
 from relaygate.admin import Arguments
+from relaygate.test.netns import missing
 from relaygate.test.test_admin import socket_path
 from relaygate.test.test_cli import call
 from relaygate.test.test_sessions import Echo, SessionCase
@@ -60,10 +64,34 @@ class StatusTests(SteeringCase):
         self.assertEqual(report["figures"]["sessions"], 1)
         (listener,) = report["listeners"]
         self.assertEqual((listener["service"], listener["opened"]), ("svc", 1))
+        # What the document promises to programs is there.
+        promised = self.promised()
+        self.assertEqual(promised["`status`"] - status.keys(), set())
+        (session,) = await self.ask("sessions")
+        for name, row in (
+            ("gateways", gateway),
+            ("services", service),
+            ("backends", service["backends"][0]),
+            ("certificates", status["certificates"][0]),
+            ("sessions", session),
+        ):
+            self.assertEqual(promised[f"`{name}`"] - row.keys(), set(), name)
         status, out, err = await self.call("status")
         self.assertEqual((status, err), (0, ""))
         for word in ("node-a", "dmz", "svc", "up"):
             self.assertIn(word, out)
+
+    def promised(self) -> dict[str, set[str]]:
+        """The keys of JSON that docs/operations.md has, by what they are keys of."""
+        document = Path(relaygate.__file__).parents[1] / "docs" / "operations.md"
+        if not document.exists():
+            missing("the documents are only in a checkout")
+        found = {}
+        rows = r"(?m)^\| (?:each of )?(`\w+`)(?: \(a list\))? \| ((?:`\w+` ?){3,})\|$"
+        for name, keys in re.findall(rows, document.read_text()):
+            found[name] = set(re.findall(r"\w+", keys))
+        self.assertEqual(len(found), 6)
+        return found
 
     async def test_sessions(self) -> None:
         """Sessions are listed with their bytes, and in pages."""
