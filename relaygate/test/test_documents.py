@@ -62,6 +62,22 @@ class DocumentTests(SynchronousTestCase):
         self.assertGreater(len(keys), 50)
         self.assertEqual([key for key in keys if f"`{key}`" not in texts], [])
 
+    def test_links_outside_of_the_site(self) -> None:
+        """What README and its like link to is there; of the site's own links Sphinx takes care."""
+        for name in ("README.md", "CONTRIBUTING.md", "bench/README.md"):
+            text = (ROOT / name).read_text()
+            for link in re.findall(r"\]\(([^)#\s]+)(?:#([\w-]+))?\)", text):
+                file, anchor = link
+                if "://" in file:
+                    continue
+                target = (ROOT / name).parent / file
+                self.assertTrue(target.exists(), f"{name}: {file}")
+                if anchor:
+                    heads = re.findall(r"(?m)^#+ (.+)$", target.read_text())
+                    plain = (re.sub(r"[^\w -]", "", head).lower() for head in heads)
+                    known = {head.replace(" ", "-") for head in plain}
+                    self.assertIn(anchor, known, f"{name}: {file}#{anchor}")
+
     def test_threat_model(self) -> None:
         """Each line of the threat model that needs a test names one that is there."""
         text = (DOCS / "threatmodel.md").read_text()
