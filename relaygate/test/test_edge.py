@@ -387,7 +387,7 @@ class HeaderInTests(EdgeCase):
 
     async def test_too_slow(self) -> None:
         """A header has a deadline, which dripping does not prolong (Requirements 72 and 86)."""
-        self.assertGreaterEqual(intake.HEADER_LIMIT_S, 3.0)
+        self.assertTrue(3.0 <= intake.HEADER_LIMIT_S <= 10.0)
         self.patch(intake, "HEADER_LIMIT_S", 0.2)
         await self.begin()
         client = await self.client(header("203.0.113.9")[:20])

@@ -13,6 +13,7 @@ from relaygate.liveness import DOUBT_S, FRESH_S, TURN_S, TURNS, Liveness
 from relaygate.pool import ChannelPool, NoAnswer, NoChannel
 from relaygate.protocols.preamble import SessionStart
 from relaygate.test.wire import MemoryLeg
+from relaygate.uplink import SILENCE_LIMIT_S
 
 
 class LivenessCase(SynchronousTestCase):
@@ -58,6 +59,11 @@ class LivenessTests(LivenessCase):
         self.clock.advance(TURN_S)
         self.assertEqual([self.successResultOf(each) for each in asking], [False] * 2)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stated_times(self) -> None:
+        """Nobody waits for a node that is gone for longer than operators are told."""
+        self.assertLessEqual(DOUBT_S + TURN_S * TURNS, 6.0)
+        self.assertLessEqual(SILENCE_LIMIT_S, 15.0)
 
     def test_refusal(self) -> None:
         """A ping that cannot be sent, since the uplink is gone, is an answer at once."""

@@ -155,12 +155,21 @@ class SearchTests(SynchronousTestCase):
 
     def test_one_that_is_out(self) -> None:
         """One that is out already is not asked beside another."""
-        self.listener.group.failed(self.listener.group.members[1], 0.0, costly=True)
+        self.listener.group.members[1].health.down = True
         found = self.search()
-        self.clock.advance(ALONE_S / 2)
+        self.clock.pump([ALONE_S] * 3)
         self.assertEqual(len(self.b.channels), 0)
         self.a.answers()
         self.successResultOf(found)
+
+    def test_caps_are_no_fault(self) -> None:
+        """A node that says that it has too many sessions is none that is passed over."""
+        self.listener.part(self.b)
+        for number in range(5):
+            found = self.search(f"192.0.2.{number}")
+            self.a.answers(TooMany.code)
+            self.failureResultOf(found, TooMany)
+        self.assertEqual((self.counted(), self.states()), ([0], ["up"]))
 
     def test_newer_uplink(self) -> None:
         """A node that has come back is asked again by its newer uplink, and counted once."""
