@@ -154,7 +154,7 @@ class OddBackendTests(HTTPCase):
         """Requirement 86: fields that drip for ever do not prolong the wait for an answer: 504."""
         script = await self.serve(_R + b"X: 0\r\n", response_timeout_s=1.0)
         work = self.asking(self.once)
-        await until(lambda: script.connections, "a request")
+        await until(lambda: script.requests, "a request")
         transport: Any = script.connections[-1].transport
         drip = LoopingCall(transport.write, b"X: 1\r\n")
         dripping = drip.start(0.05)
