@@ -119,6 +119,8 @@ class DMZNode(Service):
             "transfers": self.transfers.running,
             "bans": len(self.book.bans),
             "network_lists": len(self.book.lists),
+            "second_nodes_asked": self.desk.hedges.begun,
+            "second_nodes_won": self.desk.hedges.won,
             **{f"turned_away_{why.name.lower()}": self.gate.turned[why] for why in Turned},
         }
 

@@ -200,6 +200,7 @@ class StatusTests(StatusCase):
             'relaygate_dmz_sessions{gateway="dmz"} 1',
             'relaygate_dmz_service_bytes_total{gateway="dmz",service="svc",direction="out"} 5',
             'relaygate_dmz_turned_away_total{gateway="dmz",reason="banned"} 0',
+            'relaygate_dmz_second_nodes_asked_total{gateway="dmz"} 0',
         ):
             self.assertIn(f"\n{expected}\n", body)
         client.transport.loseConnection()  # type: ignore[union-attr]
