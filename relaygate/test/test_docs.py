@@ -84,6 +84,28 @@ class ClaimTests(SynchronousTestCase):
             self.assertIn(f"{case}.{test}", methods_in(PACKAGE / "test" / f"{module}.py"), module)
 
 
+class RequirementTests(SynchronousTestCase):
+    """docs/requirements.md: which tests show what FTP has to do."""
+
+    def setUp(self) -> None:
+        if not DOCS.is_dir():
+            missing("the documents are only in a checkout")
+        text = (DOCS / "requirements.md").read_text()
+        self.text = text.partition("## What shows requirements")[2].partition("\n## ")[0]
+
+    def test_every_number(self) -> None:
+        """Each of the numbers 1 to 44 has a row, whose tests are there."""
+        rows = dict(re.findall(r"^\| (\d+) \| (.+) \|$", self.text, re.MULTILINE))
+        self.assertEqual([int(number) for number in rows], list(range(1, 45)))
+        for number, row in rows.items():
+            for part in row.split("; "):
+                module, _, names = part.partition(": ")
+                file = PACKAGE / "test" / f"test_{module.strip('`')}.py"
+                there = {name for each in methods_in(file) for name in each.split(".")}
+                for name in re.findall(r"`(\w+)`", names):
+                    self.assertTrue({name, f"test_{name}"} & there, (number, module, name))
+
+
 def methods_in(file: Path) -> set[str]:
     """``Class.method`` of a file's classes, and of those that they inherit in the same file."""
     tree = ast.parse(file.read_text())
