@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web import http, resource, server
 
 from relaygate.history import History
@@ -158,16 +159,17 @@ class _JSON(_Page):
 
     def later(self, request: server.Request, answering: Any) -> int:
         """Answer with the bytes that *answering*, a coroutine, returns."""
+        # A browser that has gone is nobody's fault.
+        gone: list[Failure] = []
 
         def done(answer: bytes) -> None:
-            if not request.finished and not request._disconnected:
+            if not gone:
                 request.setResponseCode(200 if answer.startswith(_OK) else 400)
                 request.write(answer)
                 request.finish()
 
         request.setHeader("Content-Type", "application/json")
-        # A browser that has gone is nobody's fault.
-        request.notifyFinish().addErrback(lambda _: None)
+        request.notifyFinish().addErrback(gone.append)
         Deferred.fromCoroutine(answering).addCallback(done)
         return server.NOT_DONE_YET
 
