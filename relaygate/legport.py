@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -14,8 +13,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from relaygate.legs import Leg
-from relaygate.socketleg import ServerLeg, accept, address_of
-from relaygate.tuning import tune
+from relaygate.socketleg import ServerLeg, accept, accept_number, address_of
+from relaygate.tuning import LINGER_ABORT, tune
 
 # Twisted's 50 is soon full where partners' jobs all start on the hour.
 BACKLOG = 1024
@@ -23,7 +22,6 @@ BACKLOG = 1024
 ACCEPTS = 16
 # Those that are reset one after the other before others have their turn.
 REFUSED = 64
-_RESET = struct.pack("ii", 1, 0)
 
 Screen = Callable[[str], bool]
 
@@ -55,7 +53,7 @@ class ScreenedSocket(socket.socket):
         more wait.
         """
         for _ in range(REFUSED):
-            number, peer = self._accept()  # type: ignore[attr-defined]
+            number, peer = accept_number(self)
             try:
                 welcome = self.screen(peer[0])
             except BaseException:
@@ -153,7 +151,7 @@ class LegPort(tcp.Port):
         screened.setblocking(False)
         screened.screen, screened.of = self._screen, self.addressFamily
         # What it accepts has this from it, and so a bare close is a reset.
-        screened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        screened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ABORT)
         return screened
 
 

@@ -20,6 +20,8 @@ from twisted.python.failure import Failure
 from relaygate.legs import Leg
 
 _DONE = Failure(main.CONNECTION_DONE)
+# CPython's own accept() is made of this; where it is not, that one does all of it.
+DIRECT = hasattr(socket.socket, "_accept")
 
 
 class _Connection(tcp.Connection):
@@ -95,6 +97,18 @@ def address_of(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
     return IPv4Address("TCP", *name) if len(name) == 2 else IPv6Address("TCP", *name)
 
 
+def accept_number(listening: socket.socket) -> tuple[int, tuple[Any, ...]]:
+    """
+    The descriptor of the next connection at *listening*, which is the caller's to close, and the
+    peer's address as the kernel has it.  Raises as :meth:`socket.socket.accept`.
+    """
+    if DIRECT:
+        return listening._accept()  # type: ignore[attr-defined,no-any-return]
+    # By the class: a subclass may have an accept of its own, which asks here.
+    skt, peer = socket.socket.accept(listening)
+    return skt.detach(), peer
+
+
 def accept(
     listening: socket.socket, family: socket.AddressFamily
 ) -> tuple[socket.socket, tuple[Any, ...]]:
@@ -103,7 +117,7 @@ def accept(
 
     *family* is that of the *listening* socket.
     """
-    number, peer = listening._accept()  # type: ignore[attr-defined]
+    number, peer = accept_number(listening)
     return socket.socket(family, socket.SOCK_STREAM, listening.proto, number), peer
 
 
