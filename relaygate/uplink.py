@@ -55,6 +55,9 @@ SERVICE_BOXES = 10
 # Seconds for which it is not read at the most: whether it is gone is seen only by reading.
 LONGEST_PAUSE_S = 1.0
 
+# Where AMP keeps its responders; a later one that has them elsewhere is asked for each by its name.
+DIRECT = hasattr(amp.CommandLocator, "_commandDispatch")
+
 _REFUSED: tuple[type[Exception], ...] = (amp.AmpError, *commands.ERRORS)
 
 
@@ -257,6 +260,9 @@ class Uplink(amp.AMP):
         return answer
 
     async def _respond(self, command: type[amp.Command], box: amp.AmpBox) -> amp.AmpBox:
+        if not DIRECT:
+            theirs: amp.AmpBox = await self.locateResponder(command.commandName)(box)
+            return theirs
         # As AMP does it, without three functions made for each box.
         _, responder = self._commandDispatch[command.commandName]  # type: ignore[attr-defined]
         answer = responder(self, **command.parseArguments(box, self))
