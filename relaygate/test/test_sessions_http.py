@@ -504,6 +504,8 @@ class Deaf(Protocol):
 
     def connectionMade(self) -> None:
         self.transport.pauseProducing()  # type: ignore[union-attr]
+        # The reactor forgets who is not read, and what nobody knows is collected as garbage.
+        vars(self.factory).setdefault("kept", []).append(self)
 
 
 class LimitTests(HTTPCase):
