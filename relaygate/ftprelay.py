@@ -21,7 +21,6 @@ from relaygate.ftptransfers import FTPTransfers
 from relaygate.legs import Leg
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.parting import part
-from relaygate.performers import Performers
 from relaygate.pipes import PipeShelf
 from relaygate.protocols.ftp import Reply
 from relaygate.protocols.ftpalg import FTPSession
@@ -67,8 +66,6 @@ LIMITS_S = {
 
 # RFC 959 section 4.2.2; some servers say 430.
 _LOGIN_REFUSED = (430, 530)
-
-_EFFECTS = Performers()
 
 
 class FTPRelay:
@@ -176,7 +173,8 @@ class FTPRelay:
         self._performing = True
         try:
             while self._effects:
-                _EFFECTS.perform(self, self._effects.popleft())
+                effect = self._effects.popleft()
+                _PERFORM[type(effect)](self, effect)
         finally:
             self._performing = False
         if not self._ended:
@@ -246,12 +244,10 @@ class FTPRelay:
 
     # -- performing -----------------------------------------------------------------------------
 
-    @_EFFECTS.of(SendReply)
-    def _(self, effect: SendReply) -> None:
+    def _send_reply(self, effect: SendReply) -> None:
         self._client.send(effect.reply)
 
-    @_EFFECTS.of(SendCommand)
-    def _(self, effect: SendCommand) -> None:
+    def _send_command(self, effect: SendCommand) -> None:
         wait_s = self.password_wait_s() if effect.command.verb == "PASS" else 0.0
         if wait_s:
             # Nothing else is sent meanwhile: the session has one command under way.
@@ -259,8 +255,7 @@ class FTPRelay:
         else:
             self._backend.send(effect.command)
 
-    @_EFFECTS.of(StartTLS)
-    def _(self, effect: StartTLS) -> None:
+    def _start_tls(self, effect: StartTLS) -> None:
         if effect.side is Side.CLIENT:
             tls = self._client_tls
             assert tls is not None
@@ -272,34 +267,27 @@ class FTPRelay:
             inner, sni = self._backend.leg, backend.sni(self._name)
             self._backend.secure(lambda: inner.start_tls(backend.context, server=False, sni=sni))
 
-    @_EFFECTS.of(OpenPassive)
-    def _(self, effect: OpenPassive) -> None:
+    def _open_passive(self, effect: OpenPassive) -> None:
         self._transfers.of(effect.transfer).open_passive(effect.protected)
 
-    @_EFFECTS.of(DialActive)
-    def _(self, effect: DialActive) -> None:
+    def _dial_active(self, effect: DialActive) -> None:
         self._transfers.of(effect.transfer).dial_active(effect.port, effect.protected)
 
-    @_EFFECTS.of(DialBackendData)
-    def _(self, effect: DialBackendData) -> None:
+    def _dial_backend_data(self, effect: DialBackendData) -> None:
         self._transfers.of(effect.transfer).dial_backend(effect.port)
 
-    @_EFFECTS.of(ListenBackendData)
-    def _(self, effect: ListenBackendData) -> None:
+    def _listen_backend_data(self, effect: ListenBackendData) -> None:
         self._transfers.of(effect.transfer).listen_backend()
 
-    @_EFFECTS.of(StartData)
-    def _(self, effect: StartData) -> None:
+    def _start_data(self, effect: StartData) -> None:
         self._transfers.of(effect.transfer).start(
             effect.direction, effect.client_protected, effect.backend_protected
         )
 
-    @_EFFECTS.of(CloseData)
-    def _(self, effect: CloseData) -> None:
+    def _close_data(self, effect: CloseData) -> None:
         self._transfers.close(effect.transfer, abort=effect.abort)
 
-    @_EFFECTS.of(LoginSeen)
-    def _(self, effect: LoginSeen) -> None:
+    def _login_seen(self, effect: LoginSeen) -> None:
         self.seen.user = _text(effect.user) if effect.ok else self.seen.user
         log_event(
             self.log,
@@ -315,8 +303,7 @@ class FTPRelay:
         elif effect.code in _LOGIN_REFUSED:
             self.login_refused()
 
-    @_EFFECTS.of(TransferSeen)
-    def _(self, effect: TransferSeen) -> None:
+    def _transfer_seen(self, effect: TransferSeen) -> None:
         data = self._transfers.told(effect.transfer)
         log_event(
             self.log,
@@ -334,8 +321,7 @@ class FTPRelay:
             backend_tls=effect.backend_protected,
         )
 
-    @_EFFECTS.of(BounceRefused)
-    def _(self, effect: BounceRefused) -> None:
+    def _bounce_refused(self, effect: BounceRefused) -> None:
         log_event(
             self.log,
             "refused",
@@ -345,8 +331,7 @@ class FTPRelay:
             reason=effect.why,
         )
 
-    @_EFFECTS.of(EndSession)
-    def _(self, effect: EndSession) -> None:
+    def _end_session(self, effect: EndSession) -> None:
         self._ended = True
         self._disarm()
         for call in (self._login_limit, self._password):
@@ -367,3 +352,21 @@ class FTPRelay:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
+
+
+# By type: a table costs less than a dispatcher that makes a function for each call.
+_PERFORM: dict[type, Callable[[FTPRelay, Any], None]] = {
+    SendReply: FTPRelay._send_reply,
+    SendCommand: FTPRelay._send_command,
+    StartTLS: FTPRelay._start_tls,
+    OpenPassive: FTPRelay._open_passive,
+    DialActive: FTPRelay._dial_active,
+    DialBackendData: FTPRelay._dial_backend_data,
+    ListenBackendData: FTPRelay._listen_backend_data,
+    StartData: FTPRelay._start_data,
+    CloseData: FTPRelay._close_data,
+    LoginSeen: FTPRelay._login_seen,
+    TransferSeen: FTPRelay._transfer_seen,
+    BounceRefused: FTPRelay._bounce_refused,
+    EndSession: FTPRelay._end_session,
+}

@@ -100,7 +100,6 @@ ORDER: Final = {
     "dialleg": 320,
     "legport": 320,
     "onceport": 325,
-    "performers": 325,
     "pump": 320,
     "relay": 330,
     "sessionlog": 330,
