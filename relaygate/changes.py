@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Generic, Protocol, TypeVar
 
@@ -39,16 +39,15 @@ class Changes(Generic[N]):
     changed: tuple[N, ...]
     keys: Mapping[str, tuple[str, ...]]
 
-    def lines(self, what: str) -> list[str]:
-        """One line for each change, for the log and for whoever ordered the reload."""
-        return [
-            *(f"{what} {each.name}: added" for each in self.added),
-            *(f"{what} {each.name}: removed" for each in self.removed),
-            *(
-                f"{what} {each.name}: changed ({', '.join(self.keys[each.name])})"
-                for each in self.changed
-            ),
-        ]
+    def lines(self, what: str, without: Container[str] = ()) -> list[str]:
+        """
+        One line for each change, for the log and for whoever ordered the reload; none for the names
+        *without*, of which nothing came.
+        """
+        told = {each.name: "added" for each in self.added}
+        told |= {each.name: "removed" for each in self.removed}
+        told |= {each.name: f"changed ({', '.join(self.keys[each.name])})" for each in self.changed}
+        return [f"{what} {name}: {how}" for name, how in told.items() if name not in without]
 
 
 def compare(old: Iterable[N], new: Iterable[N]) -> Changes[N]:

@@ -269,8 +269,9 @@ class Forwards(MultiService):
         self._close_unused()
         for name, reason in failed.items():
             self.log.error("forward {name} stays as it was: {reason}", name=name, reason=reason)
-        told = [each for each in changes.lines("forward") if each.split(":")[0][8:] not in failed]
-        return told + [f"forward {name}: stays as it was: {failed[name]}" for name in failed]
+        return changes.lines("forward", failed) + [
+            f"forward {name}: stays as it was: {reason}" for name, reason in failed.items()
+        ]
 
     def _yield_to_those_that_stay(
         self, wanted: Mapping[str, ForwardConfig], gone: set[str], failed: dict[str, str]

@@ -49,6 +49,7 @@ class CompareTests(SynchronousTestCase):
             compare(old, new).lines("thing"),
             ["thing d: added", "thing b: removed", "thing c: changed (size, colour)"],
         )
+        self.assertEqual(compare(old, new).lines("thing", {"d", "c"}), ["thing b: removed"])
         self.assertEqual(compare(old, old[::-1]).lines("thing"), [])
         self.assertEqual(differing(Thing("a"), Thing("b")), ("name",))
 
