@@ -47,6 +47,11 @@ class DialFailed(Exception):
         super().__init__(words)
         self.number = number
 
+    @property
+    def late(self) -> bool:
+        """Whether it was silence that it failed by, and not an answer."""
+        return self.number == errno.ETIMEDOUT
+
 
 class _LegConnector(tcp.Connector):
     def _makeTransport(self) -> ClientLeg:

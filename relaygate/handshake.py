@@ -18,7 +18,15 @@ HANDSHAKE_LIMIT_S = 20.0
 
 
 class HandshakeFailed(Exception):
-    """A TLS handshake did not succeed, and the leg is gone; the text says why."""
+    """
+    A TLS handshake did not succeed, and the leg is gone; the text says why.
+
+    *late* is whether it was silence that it failed by, and not an answer.
+    """
+
+    def __init__(self, words: str, *, late: bool = False) -> None:
+        super().__init__(words)
+        self.late = late
 
 
 @implementer(IHandshakeListener)
@@ -69,7 +77,8 @@ async def shake_hands(leg: Leg, start: Callable[[], None], clock: IReactorTime) 
         await shaking.done.addTimeout(HANDSHAKE_LIMIT_S, clock)
     except TimeoutError:
         leg.abortConnection()
-        raise HandshakeFailed(f"it took longer than {HANDSHAKE_LIMIT_S:g} s") from None
+        words = f"it took longer than {HANDSHAKE_LIMIT_S:g} s"
+        raise HandshakeFailed(words, late=True) from None
     except CancelledError:
         leg.abortConnection()
         raise

@@ -94,11 +94,10 @@ class Seeker:
                     leg = await self._settings.pool.get(member.target, CONNECT_LIMIT_S)
                     end = HTTPEnd(owner, leg)
             except FAILURES as error:
-                late = "timed out" in str(error)
-                status = 504 if late else status
+                status = 504 if error.late else status
                 self._note(member.target, str(error))
                 self._backends.release(member)
-                self._backends.failed(member, str(error), costly=late)
+                self._backends.failed(member, str(error), costly=error.late)
                 self._pick()
             except BaseException:
                 self._backends.release(member)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import struct
@@ -12,7 +13,10 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
 from relaygate import bodypump, httppool, httprelay, httpwatch, relay
+from relaygate.backends import Backends
 from relaygate.config import HTTPConfig
+from relaygate.dial import DialFailed
+from relaygate.handshake import HandshakeFailed
 from relaygate.test.httppeers import (
     GET,
     OK,
@@ -294,6 +298,30 @@ class BackendTests(HTTPCase):
         """A backend that does not answer: 504."""
         await self.serve(None, response_timeout_s=0.3)
         self.assertEqual(parts(await self.ask(CLOSE))[0], 504)
+
+    async def test_not_reached(self) -> None:
+        """A backend that no connection leads to: 504 if it is silent, in its handshake too."""
+        await self.serve()
+        self.patch(httppool, "PROOF_S", 3600.0)
+        self.assertEqual(parts(await self.ask(CLOSE))[0], 200)
+
+        failures = [
+            HandshakeFailed("no TLS"),
+            HandshakeFailed("nothing came", late=True),
+            DialFailed("refused", errno.ECONNREFUSED),
+            DialFailed("nobody is there", errno.ETIMEDOUT),
+        ]
+
+        async def fail(*_: object) -> Any:
+            raise failures.pop(0)
+
+        costly: list[bool] = []
+        self.patch(httppool.BackendPool, "take", lambda *_, **__: None)
+        self.patch(httppool.BackendPool, "get", fail)
+        self.patch(Backends, "failed", lambda *_, **how: costly.append(how["costly"]))
+        found = [parts(await self.ask(CLOSE))[0] for _ in range(4)]
+        self.assertEqual(found, [503, 504, 503, 504])
+        self.assertEqual(costly, [False, True, False, True])
 
     async def test_as2_slow(self) -> None:
         """Requirement 62: AS2 has a deadline of its own, for receipts that take minutes."""
