@@ -7,7 +7,7 @@ import re
 import socket
 import struct
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -530,7 +530,11 @@ class RefusalTests(HTTPCase):
 class Deaf(Protocol):
     """A backend that reads nothing."""
 
+    # The reactor does not hold what it does not read.
+    held: ClassVar[list[Deaf]] = []
+
     def connectionMade(self) -> None:
+        self.held.append(self)
         self.transport.pauseProducing()  # type: ignore[union-attr]
         # The reactor forgets who is not read, and what nobody knows is collected as garbage.
         vars(self.factory).setdefault("kept", []).append(self)
@@ -601,6 +605,7 @@ class LimitTests(HTTPCase):
         """A client that resets while it is not read, for its backend takes nothing, is noticed."""
         self.patch(httpwatch, "LOOK_S", 0.2)
         self.patch(relay, "UNREAD_LOOK_S", 0.2)
+        self.addCleanup(Deaf.held.clear)
         await self.serve(body_min_rate=0, over=lambda _script: Factory.forProtocol(Deaf))
         with logged() as events, socket.create_connection(("127.0.0.1", self.port), 20) as client:
             client.setblocking(False)
