@@ -39,7 +39,7 @@ from relaygate.protocols.proxyheader import header_for
 from relaygate.relay import Relay
 from relaygate.servicekeys import ServiceFiles, ServiceKey
 from relaygate.servicetls import BackendTLS, service_context, web_context
-from relaygate.sessionlog import log_end, log_open
+from relaygate.sessionlog import log_backend_failed, log_end, log_open
 from relaygate.sshopening import NotOpened, Opened, SSHOpening
 from relaygate.stickiness import StickyCookie
 from relaygate.supply import SuppliedChannel
@@ -256,14 +256,7 @@ class BackSession(WebSession):
             return False
 
     def _backend_failed(self, backend: HostPort, reason: str) -> None:
-        self.log.warn(
-            "backend failed: session={session} service={service} backend={backend}"
-            " reason={reason!r}",
-            session=self.start.session,
-            service=self.start.service,
-            backend=str(backend),
-            reason=reason,
-        )
+        log_backend_failed(self.log, self._fields(), backend, reason)
 
     async def _reach(self, backends: Backends, end: float) -> tuple[Backend, Leg]:
         """One of *backends*, until *end*, and a leg to it.  Raises a :class:`Refusal`."""

@@ -43,7 +43,7 @@ from relaygate.protocols.httpeffects import (
 )
 from relaygate.protocols.httpfields import Parties
 from relaygate.relay import Relay
-from relaygate.sessionlog import log_event
+from relaygate.sessionlog import log_backend_failed, log_event
 
 # To ask an enumeration for its members costs more than to stop two pumps.
 _SIDES = tuple(Side)
@@ -89,7 +89,7 @@ class HTTPRelay:
         self._session = HTTPSession(settings.policy, settings.routes, parties, sni)
         self._client = HTTPEnd(self, outer)
         self._backend: HTTPEnd | None = None
-        self._seeker = Seeker(settings, client, reactor, self._log_failure)
+        self._seeker = Seeker(settings, client, reactor, self._backend_failed)
         self._finding: Deferred[None] | None = None
         self._pumps: dict[Side, BodyPump] = {}
         # Bytes of bodies that have passed by the session, and those that it was not told of.
@@ -398,15 +398,8 @@ class HTTPRelay:
             self._seeker.give_back()
             self._feed(self._session.backend_refused, 502)
 
-    def _log_failure(self, backend: HostPort, reason: str) -> None:
-        self.log.warn(
-            "backend failed: session={session} service={service} backend={backend}"
-            " reason={reason!r}",
-            session=self._fields["session"],
-            service=self._fields["service"],
-            backend=str(backend),
-            reason=reason,
-        )
+    def _backend_failed(self, backend: HostPort, reason: str) -> None:
+        log_backend_failed(self.log, self._fields, backend, reason)
 
     def _not_found(self, failure: Failure) -> None:
         if failure.check(CancelledError):

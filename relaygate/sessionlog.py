@@ -80,6 +80,22 @@ def log_event(log: Logger, what: str, *, usual: bool, **fields: object) -> None:
     _write(log, LogLevel.info if usual else LogLevel.warn, what, fields)
 
 
+def log_backend_failed(
+    log: Logger, fields: Mapping[str, object], backend: object, reason: str
+) -> None:
+    """
+    Write that *backend* was not reached, and why; *fields* hold the ``session`` and ``service``
+    that it was tried for, which may have another one yet.
+    """
+    log.warn(
+        "backend failed: session={session} service={service} backend={backend} reason={reason!r}",
+        session=fields["session"],
+        service=fields["service"],
+        backend=str(backend),
+        reason=reason,
+    )
+
+
 class Shown:
     """Some fields as they stand in a line, put together only if it is written."""
 
