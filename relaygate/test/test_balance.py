@@ -323,6 +323,8 @@ class HealthTests(SynchronousTestCase):
     @given(st.lists(st.sampled_from(["fail", "costly", "work", "good", "bad", "try", "wait"])))
     def test_anything(self, steps: list[str]) -> None:
         """Whatever happens, it is never out for longer than the longest pause but by checks."""
+        # Anew for each example: their times begin at zero again.
+        self.setUp()
         now = 0.0
         for step in steps:
             now += 1.0
