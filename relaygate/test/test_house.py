@@ -412,6 +412,21 @@ class HouseTests(SynchronousTestCase):
         rows = {name.partition(".")[0]: number // 100 for name, number in ORDER.items() if name}
         self.assertEqual(shown, rows)
 
+    def test_the_ways_are_true(self) -> None:
+        """What docs/architecture.md calls a file or a class of ours is one."""
+        document = (PACKAGE.parent / "docs" / "architecture.md").read_text("utf-8")
+        ways = document.partition("## The way of one session")[2]
+        there = {name.rpartition(".")[2] for name in self.modules}
+        for module in self.modules.values():
+            for node in ast.walk(module.tree):
+                if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                    there.add(node.name)
+        named = re.findall(r"`(?:\w+/)*(\w+)\.py`", ways)
+        # Classes, and private ones; names with an underscore within are an operating system's.
+        named += re.findall(r"`(?:\w+\.)?(_?[A-Z][A-Za-z]+)(?:\.\w+)?`", ways)
+        # Of Twisted: its service, and tcp.Port.
+        self.assertEqual({*named} - there, {"ClientService", "Port"})
+
     def test_no_web_server_unless_asked(self) -> None:
         """Neither program needs a web server or Perspective Broker in memory to start."""
         look = (
