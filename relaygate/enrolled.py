@@ -29,7 +29,8 @@ from relaygate.pool import ChannelPool, PooledChannel
 from relaygate.protocols.preamble import ChannelOpen, PreambleError, SerialWindow, UplinkKeys
 from relaygate.tls import HYBRID_GROUP, key_exchange, uplink_secrets
 from relaygate.transfers import Transfers
-from relaygate.uplink import IDMZEnd, Uplink, UplinkFailed
+from relaygate.uplink import Uplink, UplinkFailed
+from relaygate.uplinkends import IDMZEnd
 
 # Seconds for a node to answer that it has heard of the draining.
 DRAIN_WORD_S = 2.0
@@ -83,7 +84,7 @@ class EnrolledNode:
     # -- IDMZEnd --------------------------------------------------------------------------------
 
     def hello(self, uplink: Uplink, software: str) -> int:
-        """See :class:`relaygate.uplink.IDMZEnd`."""
+        """See :class:`relaygate.uplinkends.IDMZEnd`."""
         self._settled()
         self.generation = self._book.enrol(self)
         write = self.log.info if self.key_exchange == HYBRID_GROUP else self.log.warn
@@ -101,7 +102,7 @@ class EnrolledNode:
     def declare(
         self, uplink: Uplink, page: int, last: bool, services: Sequence[dict[str, Any]]
     ) -> list[dict[str, str]]:
-        """See :class:`relaygate.uplink.IDMZEnd`."""
+        """See :class:`relaygate.uplinkends.IDMZEnd`."""
         if page == 0:
             self._pages, self._next_page = [], 0
         if page != self._next_page:
@@ -140,30 +141,30 @@ class EnrolledNode:
         peers: Sequence[str],
         tls: bool,
     ) -> int:
-        """See :class:`relaygate.uplink.IDMZEnd`."""
+        """See :class:`relaygate.uplinkends.IDMZEnd`."""
         self._demand_current()
         return self._book.transfers.open_passive(self, session, transfer, ports, peers, tls)
 
     async def dial_active(
         self, uplink: Uplink, session: str, transfer: int, port: int, source_port: int, tls: bool
     ) -> None:
-        """See :class:`relaygate.uplink.IDMZEnd`."""
+        """See :class:`relaygate.uplinkends.IDMZEnd`."""
         self._demand_current()
         transfers = self._book.transfers
         await transfers.dial_active(self, session, transfer, port, source_port, tls)
 
     def close_transfer(self, uplink: Uplink, session: str, transfer: int) -> None:
-        """See :class:`relaygate.uplink.IDMZEnd`."""
+        """See :class:`relaygate.uplinkends.IDMZEnd`."""
         self._book.transfers.close(self, session, transfer)
         if self._book.egress is not None:
             self._book.egress.close(self, session, transfer)
 
     async def connect(self, uplink: Uplink, **wish: Any) -> dict[str, Any]:
-        """See :class:`relaygate.uplink.IDMZEnd`."""
+        """See :class:`relaygate.uplinkends.IDMZEnd`."""
         return await self._egress().connect(self, **wish)
 
     async def await_peer(self, uplink: Uplink, **wish: Any) -> dict[str, Any]:
-        """See :class:`relaygate.uplink.IDMZEnd`."""
+        """See :class:`relaygate.uplinkends.IDMZEnd`."""
         return await self._egress().await_peer(self, **wish)
 
     def _egress(self) -> Egress:
@@ -175,16 +176,16 @@ class EnrolledNode:
     def put_networks(
         self, uplink: Uplink, name: str, page: int, last: bool, four: bytes, six: bytes
     ) -> bool:
-        """See :class:`relaygate.uplink.IDMZEnd`."""
+        """See :class:`relaygate.uplinkends.IDMZEnd`."""
         return self._lists.put(name, page, last, four, six)
 
     def ban(self, uplink: Uplink, bans: Sequence[dict[str, Any]]) -> int:
-        """See :class:`relaygate.uplink.IDMZEnd`."""
+        """See :class:`relaygate.uplinkends.IDMZEnd`."""
         self._demand_current()
         return self._book.ban(self.name, bans)
 
     def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
-        """See :class:`relaygate.uplink.IDMZEnd`."""
+        """See :class:`relaygate.uplinkends.IDMZEnd`."""
         size = commands.LISTENERS_PER_PAGE
         mine = self._book.listeners.offered_by(self)
         moved = self._book.moved()
@@ -208,7 +209,7 @@ class EnrolledNode:
         }
 
     async def probe(self, uplink: Uplink, **question: Any) -> dict[str, Any]:
-        """See :class:`relaygate.uplink.IDMZEnd`."""
+        """See :class:`relaygate.uplinkends.IDMZEnd`."""
         self._demand_current()
         return await look(self._book.transfers.ports, self.channel, self._clock, **question)
 
@@ -217,11 +218,11 @@ class EnrolledNode:
             raise commands.OutOfOrder("a newer uplink of this node has taken over")
 
     def farewell(self, uplink: Uplink, reason: str, superseded: bool) -> None:
-        """See :class:`relaygate.uplink.IUplinkEnd`."""
+        """See :class:`relaygate.uplinkends.IUplinkEnd`."""
         self._farewell = reason
 
     def uplink_lost(self, uplink: Uplink, reason: str) -> None:
-        """See :class:`relaygate.uplink.IUplinkEnd`."""
+        """See :class:`relaygate.uplinkends.IUplinkEnd`."""
         self._settled()
         if self.generation:
             write = self.log.info if self._farewell else self.log.warn

@@ -35,7 +35,8 @@ from relaygate.protocols.preamble import SessionStart, TransferStart, UplinkKeys
 from relaygate.report import fetch_report
 from relaygate.supply import ChannelSupply, Start, SuppliedChannel
 from relaygate.tls import PeerNotAllowed, demand_gateway, key_exchange, peer_end, uplink_secrets
-from relaygate.uplink import IInternalEnd, Unanswered, Uplink, UplinkFailed
+from relaygate.uplink import Unanswered, Uplink, UplinkFailed
+from relaygate.uplinkends import IInternalEnd
 
 CONNECT_LIMIT_S = 10.0
 # Seconds for the TLS handshake and the hello.
@@ -333,17 +334,17 @@ class GatewayLink(MultiService):
     # -- IInternalEnd ---------------------------------------------------------------------------
 
     def open_channels(self, uplink: Uplink, tls: bool, count: int) -> None:
-        """See :class:`relaygate.uplink.IInternalEnd`."""
+        """See :class:`relaygate.uplinkends.IInternalEnd`."""
         if self._supply is not None and uplink is self._uplink:
             self._supply.demand(tls, count)
 
     def gateway_draining(self, uplink: Uplink) -> None:
-        """See :class:`relaygate.uplink.IInternalEnd`."""
+        """See :class:`relaygate.uplinkends.IInternalEnd`."""
         self.draining = True
         self.log.info("{gateway} takes no new sessions any more", gateway=self.gateway_name)
 
     def farewell(self, uplink: Uplink, reason: str, superseded: bool) -> None:
-        """See :class:`relaygate.uplink.IUplinkEnd`."""
+        """See :class:`relaygate.uplinkends.IUplinkEnd`."""
         self._superseded = superseded
         self._farewell = reason
         self.log.info(
@@ -354,7 +355,7 @@ class GatewayLink(MultiService):
             self._supply.close()
 
     def uplink_lost(self, uplink: Uplink, reason: str) -> None:
-        """See :class:`relaygate.uplink.IUplinkEnd`."""
+        """See :class:`relaygate.uplinkends.IUplinkEnd`."""
         if uplink is not self._uplink:
             return
         self._uplink = None

@@ -310,7 +310,7 @@ class Transfers:
         peers: Sequence[str],
         tls: bool,
     ) -> int:
-        """See :meth:`relaygate.uplink.IDMZEnd.open_passive`; *node* asks."""
+        """See :meth:`relaygate.uplinkends.IDMZEnd.open_passive`; *node* asks."""
         transfer = self._prepare(node, session, number, tls)
         try:
             return transfer.listen(self.ports, ports, peers)
@@ -321,7 +321,7 @@ class Transfers:
     async def dial_active(
         self, node: INode, session: str, number: int, port: int, source_port: int, tls: bool
     ) -> None:
-        """See :meth:`relaygate.uplink.IDMZEnd.dial_active`; *node* asks."""
+        """See :meth:`relaygate.uplinkends.IDMZEnd.dial_active`; *node* asks."""
         await self._prepare(node, session, number, tls).dial(port, source_port)
 
     def close(self, node: INode, session: str, number: int) -> None:

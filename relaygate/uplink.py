@@ -6,12 +6,12 @@ does not declare close the connection; calls have no deadline; a box may have an
 and a ``StartTLS`` command is answered by everyone.  So there is one place that calls
 (:meth:`Uplink.ask`), one that dispatches (:meth:`Uplink.dispatchCommand`), and boxes have a bound.
 
-Both roles are told what comes through :class:`IDMZEnd` and :class:`IInternalEnd`.
+Both roles are told what comes, through what :mod:`relaygate.uplinkends` says of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -32,6 +32,7 @@ from zope.interface import Interface
 from relaygate import commands
 from relaygate.admission import Allowance
 from relaygate.boxes import BoxReader, serialized
+from relaygate.uplinkends import IDMZEnd, IInternalEnd
 
 ASK_DEADLINE_S = 10.0
 PING_INTERVAL_S = 5.0
@@ -67,85 +68,6 @@ class UplinkFailed(Exception):
 
 class Unanswered(UplinkFailed):
     """The uplink was lost before the answer came."""
-
-
-class IUplinkEnd(Interface):
-    """What both roles are told by their end of an uplink."""
-
-    def uplink_lost(uplink: Uplink, reason: str) -> None:
-        """The uplink is gone; called once."""
-
-    def farewell(uplink: Uplink, reason: str, superseded: bool) -> None:
-        """The other node will end the uplink now; *superseded*: a newer one has taken over."""
-
-
-class IDMZEnd(IUplinkEnd):
-    """The DMZ node's end."""
-
-    def hello(uplink: Uplink, software: str) -> int:
-        """The node has said hello; the answer is the uplink's generation."""
-
-    def declare(
-        uplink: Uplink, page: int, last: bool, services: Sequence[dict[str, Any]]
-    ) -> list[dict[str, str]]:
-        """One page of services; the answer to the last one has ``name`` and ``reason`` of the
-        refused.
-        """
-
-    def open_passive(
-        uplink: Uplink,
-        session: str,
-        transfer: int,
-        ports: tuple[int, int],
-        peers: Sequence[str],
-        tls: bool,
-    ) -> int:
-        """
-        Listen for a data connection of *session*; the answer is the port.
-
-        Raises :class:`relaygate.commands.NotPermitted`, :class:`relaygate.commands.NotPossible` or
-        :class:`relaygate.commands.BadArgument`.
-        """
-
-    async def dial_active(
-        uplink: Uplink, session: str, transfer: int, port: int, source_port: int, tls: bool
-    ) -> None:
-        """Dial the client of *session* for a data connection.  Raises as ``open_passive``."""
-
-    def close_transfer(uplink: Uplink, session: str, transfer: int) -> None:
-        """The transfer is given up, if there is one of that number."""
-
-    def put_networks(
-        uplink: Uplink, name: str, page: int, last: bool, four: bytes, six: bytes
-    ) -> bool:
-        """One page of a list of networks; the answer is whether the list is known already."""
-
-    def ban(uplink: Uplink, bans: Sequence[dict[str, Any]]) -> int:
-        """Set and lift bans; the answer is how many did not fit."""
-
-    def report(uplink: Uplink, page: int) -> dict[str, Any]:
-        """What :class:`relaygate.commands.Report` answers, but for ``software``."""
-
-    async def connect(uplink: Uplink, **wish: Any) -> dict[str, Any]:
-        """Dial for a session; *wish* is what :class:`relaygate.commands.Connect` has, and the
-        answer what it answers.  Raises as ``open_passive``.
-        """
-
-    async def await_peer(uplink: Uplink, **wish: Any) -> dict[str, Any]:
-        """The same for :class:`relaygate.commands.Await`."""
-
-    async def probe(uplink: Uplink, **question: Any) -> dict[str, Any]:
-        """What :class:`relaygate.commands.Probe` answers to its own arguments."""
-
-
-class IInternalEnd(IUplinkEnd):
-    """The internal node's end."""
-
-    def open_channels(uplink: Uplink, tls: bool, count: int) -> None:
-        """Clients wait for *count* data channels."""
-
-    def gateway_draining(uplink: Uplink) -> None:
-        """The DMZ node takes no new sessions any more."""
 
 
 class Uplink(amp.AMP):

@@ -89,6 +89,7 @@ ORDER: Final = {
     "commands": 205,
     "tls": 200,
     "servicetls": 210,
+    "uplinkends": 207,
     "uplink": 210,
     # 3, the data plane, then the sessions that use it
     "pipes": 300,

@@ -33,7 +33,8 @@ from relaygate.identity import Identity, Role
 from relaygate.legport import LegPort
 from relaygate.legs import Leg
 from relaygate.tls import client_context
-from relaygate.uplink import IDMZEnd, IInternalEnd, Uplink
+from relaygate.uplink import Uplink
+from relaygate.uplinkends import IDMZEnd, IInternalEnd
 
 WAIT_S = 30.0
 """Seconds after which something that should have happened has not."""
