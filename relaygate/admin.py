@@ -42,7 +42,11 @@ class AdminError(Exception):
 
 
 class Arguments:
-    """The arguments of one command; each is taken once, and what is left over is a mistake."""
+    """
+    The arguments of one command; each is taken once, and what is left over is a mistake.
+
+    All of its methods raise :class:`AdminError` for an argument that is none.
+    """
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values

@@ -69,7 +69,10 @@ class Renewal:
 
 
 def make_ca(name: str, now: datetime, days: int = CA_DAYS) -> CertifiedKey:
-    """A new CA in memory. `name` is its common name, printable, 1 to 64 bytes of UTF-8."""
+    """A new CA in memory. `name` is its common name, printable, 1 to 64 bytes of UTF-8.
+
+    Raises PKIError for another name or a number of days beyond 1 to MAX_DAYS.
+    """
     if not (name.isprintable() and 0 < len(name.encode()) <= MAX_CA_NAME_BYTES):
         raise PKIError(f"a CA's name is printable, 1 to 64 bytes long, not {name[:80]!r}")
     key = ec.generate_private_key(ec.SECP256R1())
@@ -88,7 +91,10 @@ def make_ca(name: str, now: datetime, days: int = CA_DAYS) -> CertifiedKey:
 def issue(
     ca: CertifiedKey, name: str, role: Role, now: datetime, days: int = NODE_DAYS
 ) -> CertifiedKey:
-    """A new key and certificate in memory for the node `name`, at longest to the CA's own end."""
+    """A new key and certificate in memory for the node `name`, at longest to the CA's own end.
+
+    Raises PKIError, and IdentityError where the CA has ended.
+    """
     if not identity.is_node_name(name):
         raise PKIError(
             f"{name[:80]!r} is no node name: lower-case letters, digits, inner hyphens and dots,"
@@ -129,7 +135,10 @@ def create_ca(
 
 
 def load_ca(directory: Path, passphrase: bytes | None = None) -> CertifiedKey:
-    """The CA in a directory, as `create_ca` left it."""
+    """The CA in a directory, as `create_ca` left it.
+
+    Raises PKIError, and IdentityError where its files cannot be used.
+    """
     certificate_label = file_label("CA", directory / "ca.pem")
     key_label = file_label("CA key", directory / "ca.key")
     roots = identity.read_cas(certificate_label, directory / "ca.pem")
@@ -149,6 +158,7 @@ def create_node(
     """Issue to `NAME.pem` and `NAME.key` in a directory, and put `ca.pem` beside them.
 
     Files that exist are never overwritten; a `ca.pem` that has this CA in it stays as it is.
+    Raises PKIError, and as `issue` does.
     """
     if name == "ca":
         raise PKIError("a node cannot be named 'ca': its files would be the CA's")
