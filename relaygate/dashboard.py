@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from relaygate.addresses import HostPort
 from relaygate.admin import AdminCommands, AdminError
+from relaygate.clocks import time_of_day
 from relaygate.config import DashboardConfig
 from relaygate.history import FINE_S, History, Recent
 from relaygate.keeper import Keeper
@@ -79,7 +80,7 @@ class Dashboard(Service):
             def load(now: datetime) -> ServiceFiles:
                 return ServiceFiles("dashboard", load_service_key(*paths, now=now), ())
 
-            files = load(datetime.fromtimestamp(reactor.seconds(), UTC))
+            files = load(datetime.fromtimestamp(time_of_day(reactor), UTC))
             self._contexts = _Contexts(files)
             use = self._contexts.use
             self.keeper = Keeper("dashboard's TLS", files, load, use, paths, reactor)
@@ -172,11 +173,12 @@ class Dashboard(Service):
             status = await self.commands.perform({"command": "status", "reports": watched})
         except AdminError:
             return
+        date = time_of_day(self.reactor)
         if due:
             self._noted = now
-            self.history.note(now, status["services"], status.get("forwards", ()))
+            self.history.note(date, status["services"], status.get("forwards", ()))
         if watched:
-            self._show_all(status, now)
+            self._show_all(status, date)
 
     def _show_all(self, status: Mapping[str, Any], now: float) -> None:
         shown: dict[str, Any] = {"status": status, "now": now}

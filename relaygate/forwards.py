@@ -30,6 +30,7 @@ from twisted.logger import Logger
 from relaygate.addresses import HostPort
 from relaygate.admission import Throttle
 from relaygate.changes import Changes, compare
+from relaygate.clocks import time_of_day
 from relaygate.config.forward import ForwardConfig
 from relaygate.departures import Departures
 from relaygate.entries import Entry, EntrySession, Surroundings
@@ -120,7 +121,7 @@ class Forwards(MultiService):
         def load(now: datetime) -> ServiceFiles:
             return load_service_files(config.name, own, ca, now=now)
 
-        files = load(datetime.fromtimestamp(self._reactor.seconds(), UTC))
+        files = load(datetime.fromtimestamp(time_of_day(self._reactor), UTC))
         entry.use_files(files)
         return entry, Keeper("entry's TLS", files, load, entry.use_files, paths, self._reactor)
 

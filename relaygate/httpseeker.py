@@ -8,6 +8,7 @@ from typing import Any
 
 from relaygate.addresses import HostPort
 from relaygate.backends import CONNECT_LIMIT_S, Backend, Backends
+from relaygate.clocks import time_of_day
 from relaygate.httpend import HTTPEnd, IEndOwner
 from relaygate.httppool import FAILURES
 from relaygate.httpsettings import HTTPSettings
@@ -57,7 +58,7 @@ class Seeker:
 
         Most requests follow others, whose connection they take over: they need no coroutine.
         """
-        settings, now = self._settings, self._clock.seconds()
+        settings = self._settings
         self._backends = backends = settings.target(effect.route)
         self._wanted, self._left_s = None, 0.0
         if not effect.again:
@@ -65,6 +66,7 @@ class Seeker:
             sticky = settings.cookie()
             if sticky is not None and effect.cookie:
                 names = [each.name for each in backends.group.members]
+                now = time_of_day(self._clock)
                 self._wanted, self._left_s = sticky.find(effect.cookie, names, now)
         elif self._used_before and self._tried:
             # It may only have been the connection that had grown old.
@@ -121,7 +123,7 @@ class Seeker:
         sticky = self._settings.cookie()
         if sticky is None or (member.name == self._wanted and sticky.fresh(self._left_s)):
             return b""
-        return sticky.set_cookie(member.name, self._clock.seconds())
+        return sticky.set_cookie(member.name, time_of_day(self._clock))
 
     def silent(self, reason: str, *, costly: bool) -> None:
         """The backend gave no answer; *costly* if that took long to find out."""

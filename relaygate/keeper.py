@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from relaygate.clocks import time_of_day
 from relaygate.identity import IdentityError
 
 # Seconds between two looks at the files.
@@ -152,4 +153,4 @@ class Keeper(Service, Generic[K]):
         )
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock.seconds(), UTC)
+        return datetime.fromtimestamp(time_of_day(self._clock), UTC)

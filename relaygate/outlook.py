@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 
 from relaygate.addresses import HostPort
+from relaygate.clocks import time_of_day
 from relaygate.commands import BadArgument
 from relaygate.passive import PassivePorts, can_bind
 from relaygate.pool import ChannelLost, NoAnswer, NoChannel, PooledChannel
@@ -47,7 +48,7 @@ async def look(
         answer |= {"permitted": permitted, "looked": looked, "free": free}
         answer["own"] = can_bind(host, 0)
         answer["lent"] = lent_ports(first, last)
-    answer["clock"] = int(clock.seconds() * 1000)
+    answer["clock"] = int(time_of_day(clock) * 1000)
     answer["channel"] = await _there_and_back(take, clock, tls)
     return answer
 

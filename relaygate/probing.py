@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from relaygate import commands
 from relaygate.admin import AdminCommands, AdminError, Answer, Arguments
+from relaygate.clocks import time_of_day
 from relaygate.gatewaylink import GatewayLink
 from relaygate.uplink import UplinkFailed
 
@@ -50,7 +51,7 @@ class Prober:
         try:
             await link.ask(commands.Ping)
             took = self._clock.seconds() - began
-            asked = self._clock.seconds()
+            asked = time_of_day(self._clock)
             answer = await link.ask(commands.Probe, tls=tls, host=host, first=first, last=last)
         except UplinkFailed as error:
             raise AdminError(str(error)) from None

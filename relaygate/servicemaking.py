@@ -7,6 +7,7 @@ from typing import Any
 
 from relaygate.admission import Caps
 from relaygate.backsession import Service
+from relaygate.clocks import time_of_day
 from relaygate.config import ServiceConfig
 from relaygate.ftpservice import ftp_settings
 from relaygate.guard import Guard
@@ -40,7 +41,7 @@ def make_service(
         ca = config.backend_tls.ca
         return load_service_files(config.name, own, ca, now=now, more=more, cookie_key=cookie_key)
 
-    files = load(datetime.fromtimestamp(reactor.seconds(), UTC))
+    files = load(datetime.fromtimestamp(time_of_day(reactor), UTC))
     service.use_files(files)
     return service, Keeper("service's TLS", files, load, service.use_files, paths, reactor)
 

@@ -85,6 +85,7 @@ ORDER: Final = {
     "config": 120,
     # 2, the wire
     "arguments": 200,
+    "clocks": 200,
     "boxes": 202,
     "commands": 205,
     "tls": 200,
