@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 # Seconds without an answer, after which one is doubted.
 DOUBT_S = 2.0
@@ -36,6 +36,7 @@ class Liveness:
         self._waiting: list[Deferred[bool]] = []
         self._heard: float | None = None
         self._asked = 0
+        self._limit: IDelayedCall | None = None
 
     async def there(self) -> bool:
         """Whether the node answers."""
@@ -47,9 +48,9 @@ class Liveness:
         if len(self._waiting) == 1:
             self._asked += 1
             number = self._asked
+            self._limit = self._clock.callLater(TURN_S, self._turn, number, TURNS - 1)
             asking = Deferred.fromCoroutine(self._ping())
             asking.addCallbacks(self._answered, lambda _: self._tell(False, number))
-            self._clock.callLater(TURN_S, self._turn, number, TURNS - 1)
         return await answer
 
     def _answered(self, _: object) -> None:
@@ -57,16 +58,17 @@ class Liveness:
         self._tell(True, self._asked)
 
     def _turn(self, number: int, left: int) -> None:
-        if number != self._asked or not self._waiting:
-            return
         if left:
-            self._clock.callLater(TURN_S, self._turn, number, left - 1)
+            self._limit = self._clock.callLater(TURN_S, self._turn, number, left - 1)
         else:
             self._tell(False, number)
 
     def _tell(self, there: bool, number: int) -> None:
         if number != self._asked:
             return
+        if self._limit is not None and self._limit.active():
+            self._limit.cancel()
+        self._limit = None
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             if not each.called:

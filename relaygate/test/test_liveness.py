@@ -46,6 +46,7 @@ class LivenessTests(LivenessCase):
         self.assertEqual(len(self.pings), 1)
         self.pings[0].callback({})
         self.assertEqual([self.successResultOf(each) for each in asking], [True] * 3)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertTrue(self.successResultOf(self.ask()))
         self.clock.advance(FRESH_S)
         self.assertNoResult(self.ask())
