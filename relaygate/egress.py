@@ -40,7 +40,7 @@ from relaygate.listeners import INode
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.passive import PassivePorts
 from relaygate.pipes import PipeShelf
-from relaygate.resolver import Lookups, NotResolved, Routes, source_towards
+from relaygate.resolver import Lookups, NotResolved, RoutingTable, source_towards
 from relaygate.sessionlog import Moved, log_end, log_event, log_open
 from relaygate.transfers import Control, Transfer, Transfers
 
@@ -89,7 +89,7 @@ class Egress:
         self.pending = Counted(Caps(0, MAX_PENDING))
         self.awaited = Counted(Caps(0, MAX_AWAITED))
         self.resolve: Resolve = Lookups(reactor).resolve
-        self._routes = Routes()
+        self._routes = RoutingTable()
         self.is_own = self._routes.is_own
         self.refused = Throttle(reactor.seconds)
         self._all: dict[tuple[str, int], _Outward] = {}

@@ -14,7 +14,7 @@ from relaygate.entries import Entry
 from relaygate.entrytalk import FixedTalk, ProxyTalk, SocksTalk, Talk, User, Users
 from relaygate.ftpsettings import FTPSettings, public_resolver
 from relaygate.identity import IdentityError, file_label, read_secret
-from relaygate.protocols.ftpeffects import BackendTLS, FTPPolicy, Use
+from relaygate.protocols.ftpeffects import FTPPolicy, TLSMode, Use
 
 # Where a partner does not come back to us, no range is asked for.
 _ANY_PORTS = (1024, 65535)
@@ -94,7 +94,7 @@ def _ftp(config: ForwardConfig, ftp: ForwardFTPConfig, reactor: Any) -> FTPSetti
             control=Use(ftp.tls),
             data=Use(ftp.data_tls),
             implicit=ftp.implicit,
-            backend=BackendTLS(partner.mode),
+            backend=TLSMode(partner.mode),
             backend_data=partner.data,
             backend_active=ftp.mode == "active",
             backend_as_client=ftp.mode == "as-client",

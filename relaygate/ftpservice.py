@@ -6,7 +6,7 @@ from typing import Any
 
 from relaygate.config import FTPConfig, ServiceConfig
 from relaygate.ftpsettings import FTPSettings, public_resolver
-from relaygate.protocols.ftpeffects import BackendTLS, FTPPolicy, Use
+from relaygate.protocols.ftpeffects import FTPPolicy, TLSMode, Use
 
 
 def ftp_settings(service: ServiceConfig, ftp: FTPConfig, reactor: Any) -> FTPSettings:
@@ -16,7 +16,7 @@ def ftp_settings(service: ServiceConfig, ftp: FTPConfig, reactor: Any) -> FTPSet
             control=Use(ftp.tls),
             data=Use(ftp.data_tls),
             implicit=service.protocol == "ftps",
-            backend=BackendTLS(service.backend_tls.mode),
+            backend=TLSMode(service.backend_tls.mode),
             backend_data=service.backend_tls.data,
             backend_active=ftp.backend_mode == "active",
         ),

@@ -18,7 +18,7 @@ from relaygate.ftpways import Direct, ThroughGateway
 from relaygate.legs import Leg
 from relaygate.pipes import PipeShelf
 from relaygate.protocols.ftpalg import FTPSession
-from relaygate.protocols.ftpeffects import BackendTLS as PolicyTLS
+from relaygate.protocols.ftpeffects import TLSMode
 from relaygate.servicetls import SessionTLS
 
 
@@ -59,7 +59,7 @@ class FTPTransfers:
             session=facts.session,
             client=Direct(reactor, outer) if facts.turned else far,
             backend=far if facts.turned else Direct(reactor, inner),
-            backend_protected=policy.backend_data and policy.backend is not PolicyTLS.OFF,
+            backend_protected=policy.backend_data and policy.backend is not TLSMode.OFF,
             control=inner,
             client_tls=client_tls,
             resume=settings.resume,

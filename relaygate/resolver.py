@@ -151,7 +151,7 @@ def source_towards(address: str) -> str | None:
             return None
 
 
-class Routes:
+class RoutingTable:
     """
     The kernel's own table of routes, which is asked by netlink (rtnetlink(7)).
 

@@ -28,7 +28,7 @@ class Use(enum.Enum):
     REQUIRE = "require"
 
 
-class BackendTLS(enum.Enum):
+class TLSMode(enum.Enum):
     """How the backend's control connection is protected: not, by AUTH TLS, or from the start."""
 
     OFF = "off"
@@ -113,7 +113,7 @@ class FTPPolicy:
     control: Use = Use.OFF
     data: Use = Use.OFF
     implicit: bool = False
-    backend: BackendTLS = BackendTLS.OFF
+    backend: TLSMode = TLSMode.OFF
     backend_data: bool = True
     backend_active: bool = False
     backend_as_client: bool = False

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from relaygate.protocols.ftp import Command, Reply
 from relaygate.protocols.ftpeffects import (
-    BackendTLS,
     CloseData,
     Effect,
     End,
@@ -22,6 +21,7 @@ from relaygate.protocols.ftpeffects import (
     SendReply,
     Side,
     StartTLS,
+    TLSMode,
     Wait,
 )
 from relaygate.protocols.ftpfeat import adapt_features
@@ -168,7 +168,7 @@ class Opening(Exchange):
         if self.core.policy.implicit:
             self.core.client_open = False
             self.core.emit(StartTLS(Side.CLIENT))
-        if self.core.policy.backend is BackendTLS.IMPLICIT:
+        if self.core.policy.backend is TLSMode.IMPLICIT:
             self._next = None
             self.core.emit(StartTLS(Side.BACKEND))
 
@@ -201,10 +201,10 @@ class Opening(Exchange):
             self.core.end(End.BACKEND, f"the backend's greeting was {reply.code}")
             return
         self._greeting = reply
-        if self.core.policy.backend is BackendTLS.EXPLICIT:
+        if self.core.policy.backend is TLSMode.EXPLICIT:
             self.core.send(Command("AUTH", b"TLS"))
             self._next = self._authorised
-        elif self.core.policy.backend is BackendTLS.IMPLICIT:
+        elif self.core.policy.backend is TLSMode.IMPLICIT:
             self._protect()
         else:
             self._finish()

@@ -19,7 +19,6 @@ from typing import ClassVar, Final
 
 from relaygate.protocols.ftp import Command, Reply
 from relaygate.protocols.ftpeffects import (
-    BackendTLS,
     CloseData,
     DataEnd,
     DialActive,
@@ -27,6 +26,7 @@ from relaygate.protocols.ftpeffects import (
     End,
     SendReply,
     StartData,
+    TLSMode,
     TransferSeen,
     Wait,
 )
@@ -188,7 +188,7 @@ class Transferring(Exchange):
     @property
     def _backend_protected(self) -> bool:
         policy = self.core.policy
-        return policy.backend_data and policy.backend is not BackendTLS.OFF
+        return policy.backend_data and policy.backend is not TLSMode.OFF
 
     # What becomes of the data.
 

@@ -20,7 +20,7 @@ from relaygate.protocols.ftpaddr import (
     parse_epsv,
     parse_port,
 )
-from relaygate.protocols.ftpeffects import BackendTLS, BounceRefused, Direction
+from relaygate.protocols.ftpeffects import BounceRefused, Direction, TLSMode
 from relaygate.protocols.ftpexchange import (
     Abortion,
     Core,
@@ -113,7 +113,7 @@ def _protection(core: Core, command: Command) -> Exchange | Reply:
 
 def _reinitialise(core: Core, command: Command) -> Exchange | Reply:
     """REIN would end the protection of both sides (RFC 4217, section 11): not under TLS."""
-    if core.protection.secured or core.policy.backend is not BackendTLS.OFF:
+    if core.protection.secured or core.policy.backend is not TLSMode.OFF:
         return _NOT_HERE
     return Reinitialisation(core, command)
 

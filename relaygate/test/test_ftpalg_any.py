@@ -13,7 +13,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from relaygate.protocols.ftp import Reply
 from relaygate.protocols.ftpalg import FTPSession
 from relaygate.protocols.ftpeffects import (
-    BackendTLS,
     CloseData,
     DataEnd,
     DialActive,
@@ -27,6 +26,7 @@ from relaygate.protocols.ftpeffects import (
     SendCommand,
     SendReply,
     StartData,
+    TLSMode,
     TransferSeen,
     Use,
 )
@@ -48,7 +48,7 @@ POLICIES = st.builds(
     control=st.sampled_from(Use),
     data=st.sampled_from(Use),
     implicit=st.booleans(),
-    backend=st.sampled_from(BackendTLS),
+    backend=st.sampled_from(TLSMode),
     backend_data=st.booleans(),
     backend_active=st.booleans(),
 )
@@ -134,7 +134,7 @@ class Ledger:
             self.test.assertNotIn(b"10,0,0,5", bytes(effect.reply))
             self.test.assertNotEqual(effect.reply.code, 228)
         elif isinstance(effect, SendCommand):
-            foreign = {"AUTH", "PBSZ", "PROT"} if self.policy.backend is BackendTLS.OFF else set()
+            foreign = {"AUTH", "PBSZ", "PROT"} if self.policy.backend is TLSMode.OFF else set()
             foreign |= {"EPSV", "PASV"} if self.policy.backend_active else {"PORT", "EPRT"}
             self.test.assertNotIn(effect.command.verb, foreign | {"LPRT", "CCC", "GET"})
         elif isinstance(effect, EndSession):

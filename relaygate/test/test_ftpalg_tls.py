@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from relaygate.protocols.ftpeffects import (
-    BackendTLS,
     DialBackendData,
     Direction,
     End,
@@ -13,6 +12,7 @@ from relaygate.protocols.ftpeffects import (
     Side,
     StartData,
     StartTLS,
+    TLSMode,
     Use,
     Wait,
 )
@@ -22,7 +22,7 @@ from relaygate.test.ftpscript import PUBLIC, ScriptTestCase, asks, closes, own, 
 ALLOW = FTPPolicy(control=Use.ALLOW, data=Use.ALLOW)
 REQUIRE = FTPPolicy(control=Use.REQUIRE, data=Use.REQUIRE)
 IMPLICIT = FTPPolicy(control=Use.REQUIRE, data=Use.ALLOW, implicit=True)
-EXPLICIT_BACKEND = FTPPolicy(backend=BackendTLS.EXPLICIT)
+EXPLICIT_BACKEND = FTPPolicy(backend=TLSMode.EXPLICIT)
 GO = own(234, "Start TLS now.")
 SET = own(200, "Protection set.")
 SIZED = own(200, "PBSZ=0 successful.")
@@ -278,7 +278,7 @@ class BackendTests(ScriptTestCase):
 
     def test_implicit(self) -> None:
         """Implicit TLS comes before the greeting."""
-        self.start(FTPPolicy(backend=BackendTLS.IMPLICIT, backend_data=False))
+        self.start(FTPPolicy(backend=TLSMode.IMPLICIT, backend_data=False))
         self.does(StartTLS(Side.BACKEND))
         self.comes(self.session.backend_secured())
         self.backend("220 Hello.", "503 What for?", "200 ok")

@@ -7,14 +7,14 @@ import struct
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from relaygate.resolver import Routes
+from relaygate.resolver import RoutingTable
 
 
 class RoutesTests(SynchronousTestCase):
     """The kernel's table of routes."""
 
     def setUp(self) -> None:
-        self.routes = Routes()
+        self.routes = RoutingTable()
         self.addCleanup(self.routes.close)
 
     def test_own_ones(self) -> None:
