@@ -4,7 +4,7 @@ The DMZ node's listeners: what the uplinks wish for, made so with the smallest c
 A listener is known by its address.  Each node states its whole wish (:meth:`Listeners.declare`),
 and the difference to what stands is made: a socket that is still wanted is never closed and bound
 again.  Nodes that wish for the same listener with the same settings share it; one that wishes for
-others is refused and told which setting differs.
+others is refused and told which setting differs, and has it when nobody else holds to those.
 """
 
 from __future__ import annotations
@@ -149,6 +149,8 @@ class Listeners:
         self._bind = bind
         self.rules = rules
         self._by_address: dict[HostPort, Listener] = {}
+        # What each node would have, also where it was refused because others would have it else.
+        self._wishes: dict[INode, dict[HostPort, Offer]] = {}
 
     def __iter__(self) -> Iterator[Listener]:
         return iter(self._by_address.values())
@@ -171,6 +173,7 @@ class Listeners:
                 names.add(offer.name)
             else:
                 refused[offer.name] = reason
+        self._wishes[node] = wanted
         # What is given up goes first: its address may be wanted again under another offer.
         for listener in list(self._by_address.values()):
             if node in listener.nodes and listener.offer.listen not in wanted:
@@ -215,7 +218,21 @@ class Listeners:
             listener.change(offer)
         if node not in listener.nodes:
             listener.join(node)
+        if differs is not None:
+            self._let_in(listener)
         return None
+
+    def _let_in(self, listener: Listener) -> None:
+        """Whoever wishes for *listener* as it is stands behind it; if nobody does, as one would."""
+        for node, wish in self._wishes.items():
+            offer = wish.get(listener.offer.listen)
+            if offer is None or node in listener.nodes:
+                continue
+            if not listener.nodes:
+                listener.change(offer)
+            if listener.difference(offer) is None:
+                listener.join(node)
+                self._note("listener has another node", listener, node)
 
     def _open(self, node: INode, offer: Offer) -> str | None:
         listener = Listener(offer)
@@ -237,23 +254,29 @@ class Listeners:
 
     def replace(self, older: INode, newer: INode) -> None:
         """*newer* stands in *older*'s place from now on."""
+        self._wishes[newer] = self._wishes.pop(older, {})
         for listener in self._by_address.values():
             listener.replace(older, newer)
 
     def withdraw(self, node: INode) -> None:
-        """*node* is gone: listeners that only it served close."""
+        """*node* is gone: listeners that only it served, and nobody else wants, close."""
+        self._wishes.pop(node, None)
         for listener in list(self._by_address.values()):
             if node in listener.nodes:
                 self._leave(listener, node)
 
     def close(self) -> None:
         """Close all of them."""
+        self._wishes.clear()
         for listener in list(self._by_address.values()):
             for node in list(listener.nodes):
                 self._leave(listener, node)
 
     def _leave(self, listener: Listener, node: INode) -> None:
         listener.part(node)
+        if not listener.nodes:
+            # Sockets are handed over, as long as anybody would have them.
+            self._let_in(listener)
         if not listener.nodes:
             del self._by_address[listener.offer.listen]
             if listener.port is not None:

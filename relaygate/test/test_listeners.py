@@ -234,6 +234,32 @@ class SharedTests(ListenersCase):
         self.assertEqual(self.standing(), {"0.0.0.0:22": ["node-b", "node-a"]})
         self.assertEqual(len(self.ports), 1)
 
+    def test_last_of_a_kind(self) -> None:
+        """Requirement 82: when the last node goes that holds to other settings, a node that was
+        refused for its own has the listener at once, and no socket is closed.
+        """
+        new, c = offer(max_sessions=9), Node("node-c")
+        self.listeners.declare(self.a, [offer()])
+        for node in (self.b, c):
+            self.assertIn("sftp", self.listeners.declare(node, [new]))
+        self.listeners.withdraw(self.a)
+        self.assertEqual(self.standing(), {"0.0.0.0:22": ["node-b", "node-c"]})
+        (listener,) = self.listeners
+        self.assertEqual((listener.offer, len(self.ports), self.open_ports()), (new, 1, 1))
+        for node in (self.b, c):
+            self.listeners.withdraw(node)
+        self.assertEqual(self.open_ports(), 0)
+
+    def test_others_follow(self) -> None:
+        """Three nodes change one after the other: with the last one all stand there again."""
+        new, c = offer(max_sessions=9), Node("node-c")
+        for node in (self.a, self.b, c):
+            self.listeners.declare(node, [offer()])
+        for node in (self.a, self.b, c):
+            self.listeners.declare(node, [new])
+        self.assertEqual(self.standing(), {"0.0.0.0:22": ["node-c", "node-a", "node-b"]})
+        self.assertEqual(len(self.ports), 1)
+
     def test_replace(self) -> None:
         """A newer uplink stands in the older one's places; no socket is closed (Lesson 1)."""
         newer = Node("node-a")
@@ -266,23 +292,31 @@ class SharedTests(ListenersCase):
         )
     )
     def test_any_declarations(self, wishes: list[tuple[bool, list[tuple[int, bool]]]]) -> None:
-        """After any declarations each node stands exactly where it was not refused."""
+        """
+        After any declarations every address that a node wants stands, and behind it all nodes that
+        want it as it is; one that is not refused is among them.
+        """
         self.setUp()
-        expected: dict[str, set[str]] = {"node-a": set(), "node-b": set()}
+        wants: dict[str, dict[str, Offer]] = {"node-a": {}, "node-b": {}}
         for first, wish in wishes:
             node = self.a if first else self.b
             offers = [
                 offer(f"s{port}-{tls}", f"0.0.0.0:{port}", tls_channel=tls) for port, tls in wish
             ]
             refused = self.listeners.declare(node, offers)
-            expected[node.name] = {
-                str(wanted.listen) for wanted in offers if wanted.name not in refused
-            }
+            # Of two at one address the first one counts.
+            wants[node.name] = {str(each.listen): each for each in reversed(offers)}
+            served = {str(listener.offer.listen): listener.offer for listener in self.listeners}
             standing = self.standing()
-            for name, listens in expected.items():
-                self.assertEqual({key for key in standing if name in standing[key]}, listens)
+            self.assertEqual(set(standing), {*wants["node-a"], *wants["node-b"]})
+            for address, names in standing.items():
+                same = {name for name in wants if wants[name].get(address) == served[address]}
+                self.assertEqual(set(names), same)
+                self.assertTrue(names)
+            for each in offers:
+                if each.name not in refused:
+                    self.assertIn(node.name, standing[str(each.listen)])
             self.assertEqual(self.open_ports(), len(standing))
-            self.assertTrue(all(standing.values()))
 
 
 class SocketTests(TestCase):
