@@ -5,6 +5,7 @@ themselves.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable
 from heapq import heappop, heappush
 from ipaddress import ip_address
 
@@ -40,6 +41,13 @@ class Bans:
 
     def __len__(self) -> int:
         return len(self._until)
+
+    def demand_room(self, networks: Iterable[Network], now: float) -> None:
+        """Raises :class:`TooManyBans` if not all of *networks* could be banned at *now*."""
+        self._run_out(now)
+        new = {_key(network) for network in networks} - self._until.keys()
+        if len(self._until) + len(new) > self._limit:
+            raise TooManyBans(f"there are {len(self._until)} bans already, of {self._limit}")
 
     def add(self, network: Network, seconds: float, now: float) -> None:
         """

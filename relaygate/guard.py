@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -129,18 +129,27 @@ class Guard:
 
     def _set(self, networks: Collection[Network], seconds: float) -> None:
         now = self._clock.seconds()
+        self._bans.demand_room(networks, now)
         for network in networks:
             self._bans.add(network, seconds, now)
 
     async def _tell(self, rows: Sequence[tuple[str, float]]) -> dict[str, str]:
-        """Tell every DMZ node; the answer is what each has said."""
-        heard = {}
-        for link in self._links():
+        """
+        Tell every DMZ node; the answer is what each has said.
+
+        All are told at once: one that is silent keeps the word from no other.
+        """
+
+        async def told(link: ILink) -> str:
             try:
-                heard[link.gateway_name] = "ok" if await link.put_bans(rows) else "not taken"
+                return "ok" if await link.put_bans(rows) else "not taken"
             except UplinkFailed as error:
-                heard[link.gateway_name] = str(error)
-        return heard
+                return str(error)
+
+        links = self._links()
+        telling = [Deferred.fromCoroutine(told(link)) for link in links]
+        heard = await gatherResults(telling, consumeErrors=True)
+        return {link.gateway_name: words for link, words in zip(links, heard, strict=True)}
 
     # -- commands -------------------------------------------------------------------------------
 
