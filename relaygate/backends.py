@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from twisted.logger import Logger
@@ -11,6 +12,7 @@ from relaygate.addresses import HostPort
 from relaygate.balance import Group, Member
 from relaygate.dial import DialFailed, dial
 from relaygate.errors import NoBackend, TooSlow
+from relaygate.handshake import HandshakeFailed
 from relaygate.hedging import HedgeBudget, Race
 from relaygate.legs import Leg
 
@@ -20,7 +22,12 @@ CONNECT_LIMIT_S = 5.0
 # (RFC 6298, section 2), and the DMZ node asks another internal node only after two.
 ALONE_S = 1.25
 
+# How a backend says that there is no connection to it.
+FAILURES = (DialFailed, HandshakeFailed)
+
 Backend = Member[HostPort]
+# A leg to an address, within seconds; it raises one of FAILURES.
+Connect = Callable[[HostPort, float], Coroutine[Any, Any, Leg]]
 
 
 class Backends:
@@ -48,16 +55,20 @@ class Backends:
         note: Callable[[HostPort, str], None],
         *,
         prefer: str | None = None,
+        connect: Connect | None = None,
     ) -> tuple[Backend, Leg]:
         """
         A backend for a session of the client *address*, and a leg to it, before the time *end*.
 
         *note* is told of each that was not reached, and why.  The one called *prefer* is taken if
-        it is up.  Raises a :class:`relaygate.errors.Refusal`.
+        it is up; *connect* connects where more than dialling is needed.  Raises a
+        :class:`relaygate.errors.Refusal`.
         """
+        connect = connect or partial(dial, self._reactor)
+        search = _Reaching(self, self._reactor, address, end, note, prefer, connect)
         try:
-            reached = await _Reaching(self, self._reactor, address, end, note, prefer).run()
-        except DialFailed:
+            reached = await search.run()
+        except FAILURES:
             raise NoBackend from None
         if reached is None:
             raise NoBackend
@@ -122,14 +133,16 @@ class _Reaching(Race[Backend, tuple[Backend, Leg]]):
         end: float,
         note: Callable[[HostPort, str], None],
         prefer: str | None,
+        connect: Connect,
     ) -> None:
-        super().__init__(reactor, backends.hedges, ALONE_S, DialFailed)
+        super().__init__(reactor, backends.hedges, ALONE_S, FAILURES)
         self._backends = backends
         self._group = backends.group
         self._address = address
         self._end_at = end
         self._note = note
         self._prefer = prefer
+        self._connect = connect
         self._tried: list[Backend] = []
 
     def choose(self, *, beside: bool) -> Backend | None:
@@ -154,8 +167,8 @@ class _Reaching(Race[Backend, tuple[Backend, Leg]]):
         try:
             if share <= 0:
                 raise TooSlow
-            return whom, await dial(clock, whom.target, min(share, CONNECT_LIMIT_S))
-        except DialFailed as error:
+            return whom, await self._connect(whom.target, min(share, CONNECT_LIMIT_S))
+        except FAILURES as error:
             group.release(whom)
             self._failed_there(whom, str(error))
             raise

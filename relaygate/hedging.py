@@ -74,7 +74,7 @@ class Race(Generic[K, R]):
     """
     One search for an answer (R) among those that can be asked (K); to be subclassed.
 
-    *alone_s* is for how many seconds a try is alone; *failures* is what it raises to say no.
+    *alone_s* is for how many seconds a try is alone; *failures* are what it raises to say no.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Race(Generic[K, R]):
         clock: IReactorTime,
         budget: HedgeBudget,
         alone_s: float,
-        failures: type[Exception],
+        failures: tuple[type[Exception], ...],
     ) -> None:
         self._clock = clock
         self._budget = budget
@@ -195,7 +195,7 @@ class Race(Generic[K, R]):
         if self._over:
             return
         self._failure = failure.value
-        if failure.check(self._failures) is None:
+        if failure.check(*self._failures) is None:
             # Nobody has thought of it: no other try makes it better.
             self._over = True
         self._stir()

@@ -24,16 +24,14 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall
 
 from relaygate.addresses import HostPort
-from relaygate.backends import CONNECT_LIMIT_S, Backend, Backends
-from relaygate.dial import DialFailed, dial
-from relaygate.errors import NoBackend, TooSlow
+from relaygate.backends import Backends
+from relaygate.dial import dial
 from relaygate.handshake import HandshakeFailed, shake_hands
 from relaygate.httpend import HTTPEnd
 from relaygate.legs import Leg
 from relaygate.servicetls import BackendTLS
 from relaygate.tls import PeerNotAllowed
 
-FAILURES = (DialFailed, HandshakeFailed)
 # Apache closes after 5 s, and few servers sooner.
 IDLE_LIMIT_S = 4.0
 # A connection that was in use so lately is sure to live.
@@ -112,30 +110,14 @@ class BackendPool:
         It is done for a client at *address*; *note* is told of each that is not reached, and why.
         Raises a :class:`Refusal` if none is.
         """
-        tried: list[Backend] = []
-        while not self.proven:
-            now = self._reactor.seconds()
-            backend = backends.group.pick(address, now, tried)
-            if backend is None:
-                raise NoBackend
-            # What is left is shared out, so that one that hangs leaves time for the next.
-            share = (end - now) / (1 + backends.group.left([*tried, backend]))
-            tried.append(backend)
-            try:
-                if share <= 0:
-                    raise TooSlow
-                target = backend.target
-                leg = await self.get(target, min(share, CONNECT_LIMIT_S))
-                idle = HTTPEnd(self, leg)
-                self.put(target, idle)
-                idle.begin()
-            except FAILURES as error:
-                note(backend.target, str(error))
-                backends.failed(backend, str(error))
-            else:
-                backends.worked(backend, address)
-            finally:
-                backends.release(backend)
+        if self.proven:
+            return
+        backend, leg = await backends.reach(address, end, note, connect=self.get)
+        idle = HTTPEnd(self, leg)
+        self.put(backend.target, idle)
+        idle.begin()
+        backends.worked(backend, address)
+        backends.release(backend)
 
     def put(self, backend: HostPort, end: HTTPEnd) -> None:
         """*end* is free for another request."""

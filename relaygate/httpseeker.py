@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from relaygate.addresses import HostPort
-from relaygate.backends import CONNECT_LIMIT_S, Backend, Backends
+from relaygate.backends import CONNECT_LIMIT_S, FAILURES, Backend, Backends
 from relaygate.clocks import time_of_day
 from relaygate.httpend import HTTPEnd, IEndOwner
-from relaygate.httppool import FAILURES
 from relaygate.httpsettings import HTTPSettings
 from relaygate.protocols.httpeffects import FindBackend
 

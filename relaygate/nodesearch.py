@@ -63,7 +63,7 @@ class NodeSearch(Race[_Asked, PooledChannel]):
         prefer: Callable[[set[str]], str | None] | None = None,
         heading: Callable[[str], None] | None = None,
     ) -> None:
-        super().__init__(clock, budget, ALONE_S, Refusal)
+        super().__init__(clock, budget, ALONE_S, (Refusal,))
         # The node that has the session, or the last one that was asked; "" before.
         self.name = ""
         self._listener = listener

@@ -8,6 +8,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from relaygate import backends
+from relaygate.addresses import HostPort
+from relaygate.balance import Group, Member
+from relaygate.handshake import HandshakeFailed
 from relaygate.hedging import MAX_AT_ONCE, VAIN_AT_ONCE, HedgeBudget, Race
 
 ALONE_S = 2.0
@@ -21,7 +25,7 @@ class Asking(Race[str, str]):
     """Asks those who are called by the letters of *names*."""
 
     def __init__(self, names: str, clock: Clock, budget: HedgeBudget, slow: str = "") -> None:
-        super().__init__(clock, budget, ALONE_S, No)
+        super().__init__(clock, budget, ALONE_S, (No,))
         # Those that are only asked when nobody else is waited for.
         self.slow = slow
         # Those that answer although they are given up.
@@ -248,3 +252,47 @@ class BudgetTests(SynchronousTestCase):
         race.waits["b"].callback("b's")
         self.assertEqual(self.successResultOf(found), "b's")
         self.assertEqual(self.budget.begun, before)
+
+
+class BackendTests(SynchronousTestCase):
+    """Backends that are reached by more than a dial, as those of opened HTTP under TLS are."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        group: Group[HostPort] = Group("failover", None)
+        names = [HostPort("192.0.2.1", 443), HostPort("192.0.2.2", 443)]
+        group.members = [Member(each, str(each)) for each in names]
+        self.first, self.second = group.members
+        self.backends = backends.Backends("web", group, self.clock)
+        self.waits: dict[HostPort, Deferred[Any]] = {}
+        self.notes: list[str] = []
+        self.found = Deferred.fromCoroutine(
+            self.backends.reach(
+                "198.51.100.9",
+                60.0,
+                lambda address, reason: self.notes.append(f"{address} {reason}"),
+                connect=self.connect,
+            )
+        )
+
+    async def connect(self, address: HostPort, limit_s: float) -> Any:
+        """Connect to *address*."""
+        self.waits[address] = Deferred()
+        return await self.waits[address]
+
+    def test_silent(self) -> None:
+        """Another is asked beside one that is silent within its handshake, which is given up."""
+        self.assertEqual([*self.waits], [self.first.target])
+        self.clock.advance(backends.ALONE_S)
+        self.waits[self.second.target].callback("a leg")
+        self.assertEqual(self.successResultOf(self.found), (self.second, "a leg"))
+        self.assertEqual(self.notes, ["192.0.2.1:443 slower than another"])
+        self.assertEqual((self.first.sessions, self.second.sessions), (0, 1))
+        self.assertTrue(self.waits[self.first.target].called)
+
+    def test_refused_handshake(self) -> None:
+        """One whose handshake fails is followed by the next at once."""
+        self.waits[self.first.target].errback(HandshakeFailed("not for you"))
+        self.waits[self.second.target].callback("a leg")
+        self.assertEqual(self.successResultOf(self.found), (self.second, "a leg"))
+        self.assertEqual(self.notes, ["192.0.2.1:443 not for you"])
