@@ -19,7 +19,6 @@ from relaygate.backsession import BackSession, Service
 from relaygate.changes import Changes, compare, differing
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
 from relaygate.config import BansConfig, GatewayConfig, InternalConfig
-from relaygate.doors import Doors
 from relaygate.draining import drained
 from relaygate.errors import Stopping, UnknownService
 from relaygate.forwards import Forwards
@@ -28,6 +27,7 @@ from relaygate.guard import Guard, Offence, Rules
 from relaygate.identity import Identity
 from relaygate.keeper import Keeper
 from relaygate.metrics import CONTENT_TYPE, metrics
+from relaygate.operatorports import OperatorPorts
 from relaygate.outcome import Cause
 from relaygate.pipes import PipeShelf
 from relaygate.probing import Prober
@@ -85,8 +85,8 @@ class InternalNode(MultiService):
             self._show_status(config.status_listen, steering)
         self.guard.register(self.commands)
         socket, board = config.admin_socket, config.dashboard
-        self.doors = Doors(socket, board, self.commands, self.keepers, reactor)
-        self.doors.setServiceParent(self)
+        self.operator_ports = OperatorPorts(socket, board, self.commands, self.keepers, reactor)
+        self.operator_ports.setServiceParent(self)
         self._contexts: dict[bytes, SSL.Context]
         self.use_identity(identity)
         links, shelf = self.links, self._shelf
@@ -217,7 +217,7 @@ class InternalNode(MultiService):
         new = (*services.added, *services.changed)
         made = [make_service(each, self.guard, self._reactor) for each in new]
         prepared = self.forwards.prepare(config.forwards)
-        board = self.doors.prepare(config.dashboard)
+        board = self.operator_ports.prepare(config.dashboard)
         told = services.lines("service") + gateways.lines("gateway")
         differ = differing(self._config, config)
         told += [
@@ -237,7 +237,7 @@ class InternalNode(MultiService):
         for keeper in self.keepers.values():
             keeper.reload()
         told += self.forwards.use(prepared)
-        told += self.doors.use(board)
+        told += self.operator_ports.use(board)
         for service, keeper_or_none in made:
             self._publish(service, keeper_or_none)
         self._use_gateways(gateways)

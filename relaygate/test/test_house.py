@@ -174,7 +174,7 @@ ORDER: Final = {
     "history": 300,
     "webpages": 390,
     "dashboard": 400,
-    "doors": 405,
+    "operatorports": 405,
     "outlook": 365,
     "steering": 410,
     "ftpservice": 410,

@@ -13,9 +13,9 @@ from twisted.trial.unittest import TestCase
 from relaygate.addresses import HostPort
 from relaygate.admin import AdminCommands, Answer, Arguments
 from relaygate.config import DashboardConfig
-from relaygate.doors import Doors, Keepers
 from relaygate.identity import IdentityError
 from relaygate.keeper import DASHBOARD
+from relaygate.operatorports import Keepers, OperatorPorts
 from relaygate.test.certificates import ServerCA
 from relaygate.test.peers import in_thread
 from relaygate.test.ports import free_port
@@ -45,13 +45,13 @@ class DoorsTests(TestCase):
         commands = AdminCommands()
         commands.register("status", status)
         self.keepers: Keepers = {}
-        self.doors = Doors(None, self.config, commands, self.keepers, reactor)
-        self.doors.startService()
-        self.addCleanup(self.doors.stopService)
+        self.ports = OperatorPorts(None, self.config, commands, self.keepers, reactor)
+        self.ports.startService()
+        self.addCleanup(self.ports.stopService)
 
     def reload(self, config: DashboardConfig | None) -> list[str]:
         """As a node does."""
-        return self.doors.use(self.doors.prepare(config))
+        return self.ports.use(self.ports.prepare(config))
 
     def answered(self, at: HostPort, token: str, ca: Path | None = None) -> int:
         """The status with which a look is answered; 0 if nobody listens."""
@@ -92,15 +92,15 @@ class DoorsTests(TestCase):
             return answer.status
 
         self.assertEqual(await in_thread(ask), 200)
-        assert self.doors.dashboard is not None
-        past = self.doors.dashboard.history
+        assert self.ports.dashboard is not None
+        past = self.ports.dashboard.history
         self.token.write_text(TOKENS[1])
         self.assertEqual(self.reload(self.config), ["dashboard: changed (token)"])
         # The old connection is answered by one that is gone, or is gone as well.
         self.assertNotEqual(await in_thread(ask), 200)
         await self.until(200, at, TOKENS[1])
         await self.until(401, at, TOKENS[0])
-        self.assertIs(self.doors.dashboard.history, past)
+        self.assertIs(self.ports.dashboard.history, past)
 
     async def test_address(self) -> None:
         """It moves, gets TLS, goes, and comes back."""

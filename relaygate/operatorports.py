@@ -1,5 +1,5 @@
 """
-The doors of an internal node by which operators come in: the admin socket, and the dashboard.
+Where operators come in at an internal node: the admin socket, and the dashboard.
 
 A reload changes the dashboard, or makes it, or takes it away. The socket stays as it was: the order
 to reload may have come through it::
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Keepers = dict[str, Keeper[ServiceFiles]]
 
 
-class Doors(MultiService):
+class OperatorPorts(MultiService):
     """
     The socket at *path* and the dashboard of *config*, as far as the file wants them.
 
