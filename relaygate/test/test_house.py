@@ -14,11 +14,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from twisted.trial.unittest import SynchronousTestCase
 
 import relaygate
+from relaygate import ftprelay, httprelay
+from relaygate.protocols import ftpeffects, httpeffects
 
 PACKAGE: Final = Path(relaygate.__file__).parent
 MAXIMUM_LINES: Final = 450
@@ -428,6 +430,11 @@ class HouseTests(SynchronousTestCase):
         named += re.findall(r"`(?:\w+\.)?(_?[A-Z][A-Za-z]+)(?:\.\w+)?`", ways)
         # Of Twisted: its service, and tcp.Port.
         self.assertEqual({*named} - there, {"ClientService", "Port"})
+
+    def test_every_effect_is_performed(self) -> None:
+        """The pure sessions of FTP and HTTP can ask for nothing that nobody does."""
+        for effects, relay in ((ftpeffects, ftprelay), (httpeffects, httprelay)):
+            self.assertEqual({*get_args(effects.Effect)}, {*relay._PERFORM})
 
     def test_no_web_server_unless_asked(self) -> None:
         """Neither program needs a web server or Perspective Broker in memory to start."""
