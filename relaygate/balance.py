@@ -241,7 +241,11 @@ def _score(client: bytes, member: Member[T]) -> float:
     A member's score does not depend on who else is there, so when one leaves only its own clients
     move, and they spread over all others.
     """
-    digest = blake2b(client, digest_size=8, key=member.name.encode()[:64]).digest()
+    name = member.name.encode()
+    if len(name) > blake2b.MAX_KEY_SIZE:
+        # Those that begin alike are not alike.
+        name = blake2b(name).digest()
+    digest = blake2b(client, digest_size=8, key=name).digest()
     # A number between 0 and 1, neither included.
     drawn = (int.from_bytes(digest) + 0.5) / 2.0**64
     return -member.weight / math.log(drawn) if drawn < 1.0 else math.inf

@@ -151,6 +151,14 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual(moved, {client for client in clients if before[client] == gone.name})
         self.assertEqual({after[client] for client in moved}, set("acd"))
 
+    def test_source_with_long_names(self) -> None:
+        """Backends whose long names differ only at the end have clients of their own."""
+        long = "files-of-partners." * 5
+        members = group(*(Member(f"{long}{at}", f"{long}{at}") for at in range(3)), rule="source")
+        served = [serve(members, f"192.0.2.{number}") for number in range(100)]
+        self.assertEqual(len(set(served)), 3)
+        self.assertTrue(all(20 <= served.count(name) for name in set(served)))
+
     def test_source_by_weight(self) -> None:
         """A member of thrice the weight has about thrice the clients."""
         members = group(Member("a", "a", 1), Member("b", "b", 3), rule="source")
