@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, TypeVar
 
 from OpenSSL import SSL
 from twisted.application.service import IService, MultiService
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.usage import Options, UsageError
@@ -61,6 +62,8 @@ N_contra = TypeVar("N_contra", contravariant=True)
 
 class INode(Protocol[N_contra]):
     """What both nodes have, beside being services."""
+
+    running: Any
 
     def use_identity(self, identity: Identity) -> None:
         """Use *identity* for new connections."""
@@ -114,15 +117,18 @@ def make_program(
     )
 
     notifier = Notifier(os.environ, os.getpid())
-    reloader = Reloader(lambda: load(path), keeper, node)
+
+    def load_aside() -> Deferred[C]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), load, path)
+
+    reloader = Reloader(load_aside, keeper, node)
     commands = getattr(node, "commands", None)
     if commands is not None:
         commands.register("reload", reloader.answer)
 
     def reload() -> None:
         notifier.reloading(time.monotonic())
-        reloader()
-        notifier.ready(reactor)
+        reloader().addCallback(lambda _: notifier.ready(reactor))
 
     program = Program(
         reactor,
@@ -149,36 +155,72 @@ class IDrained(Protocol):
 
 
 class Reloader(Generic[C]):
-    """Reads everything that is in files again; a file that is wrong leaves the node as it is."""
+    """
+    Reads everything that is in files again; a file that is wrong leaves the node as it is.
+
+    *load* reads the configuration, in a thread: a hundred thousand networks take half a second, in
+    which sessions go on.  Its result is put to work in the reactor, one after the other: whoever
+    orders a reload gets what the files held after that.
+    """
 
     log = Logger()
 
-    def __init__(self, load: Callable[[], C], keeper: Keeper[Identity], node: INode[C]) -> None:
+    def __init__(
+        self, load: Callable[[], Deferred[C]], keeper: Keeper[Identity], node: INode[C]
+    ) -> None:
         self._load = load
         self._keeper = keeper
         self._node = node
+        self._turn = DeferredLock()
+        # By signal: one that has not begun does for all that come meanwhile.
+        self._ordered: Deferred[None] | None = None
 
-    def __call__(self) -> None:
-        """Reload, and tell the log."""
+    def __call__(self) -> Deferred[None]:
+        """Reload, and tell the log; fires when that is done."""
+        done: Deferred[None] = Deferred()
+        if self._ordered is not None:
+            self._ordered.chainDeferred(done)
+            return done
+        self._ordered = Deferred()
+        self._ordered.chainDeferred(done)
+        reloading = self._turn.run(self._reload_as_ordered)
+        reloading.addErrback(lambda failure: self.log.failure("reloading", failure))
+        return done
+
+    async def _as_ordered(self) -> None:
+        ordered, self._ordered = self._ordered, None
+        assert ordered is not None
         try:
-            self._reload()
+            await self._reload()
         except _Refused:
             # The log has it already.
             pass
+        finally:
+            ordered.callback(None)
+
+    def _reload_as_ordered(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._as_ordered())
 
     async def answer(self, arguments: Arguments) -> Answer:
         """Reload for an operator, who is told what the log is told."""
         arguments.finish()
         try:
-            return {"changes": self._reload()}
+            changes: list[str] = await self._turn.run(
+                lambda: Deferred.fromCoroutine(self._reload())
+            )
         except _Refused as refused:
             raise AdminError("; ".join(refused.reasons)[:4096]) from None
+        return {"changes": changes}
 
-    def _reload(self) -> list[str]:
+    async def _reload(self) -> list[str]:
         """Reload; the answer has what changed.  Raises :class:`_Refused`."""
         self._keeper.reload()
         try:
-            changes = self._node.reload(self._load())
+            config = await self._load()
+            if not self._node.running:
+                # It has stopped meanwhile, and is not to open anything again.
+                raise self._refused("the node has stopped")
+            changes = self._node.reload(config)
         except ConfigError as error:
             raise self._refused(*(str(problem) for problem in error.problems)) from None
         except (IdentityError, SSL.Error) as error:
