@@ -152,6 +152,7 @@ class _Connection(Protocol):
         self._port = port
         self._buffer = bytearray()
         self._working: Deferred[None] | None = None
+        self._gone = False
         self._limit = port.clock.callLater(IDLE_LIMIT_S, self._too_long)
 
     def dataReceived(self, data: bytes) -> None:
@@ -179,14 +180,14 @@ class _Connection(Protocol):
 
     def _done(self) -> None:
         self._working = None
-        if self.connected and not cast(Any, self.transport).disconnecting:
+        if not (self._gone or cast(Any, self.transport).disconnecting):
             self._limit.reset(IDLE_LIMIT_S)
             cast(Any, self.transport).resumeProducing()
             # By the clock: requests that are answered at once would nest.
             self._port.clock.callLater(0, self._if_idle)
 
     def _if_idle(self) -> None:
-        if self.connected and self._working is None:
+        if not self._gone and self._working is None:
             self._next()
 
     def _failed(self, failure: Failure) -> None:
@@ -198,6 +199,7 @@ class _Connection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See :class:`twisted.internet.interfaces.IProtocol`."""
+        self._gone = True
         if self._limit.active():
             self._limit.cancel()
         self._port.gone(self)

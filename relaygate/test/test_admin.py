@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -167,6 +168,18 @@ class SocketTests(TestCase):
         answers = await self.say(connection, b"".join(requests), 500)
         words = [answer["result"]["word"] for answer in answers]
         self.assertEqual(words, [str(number) for number in range(500)])
+
+    async def test_left(self) -> None:
+        """Of one who leaves without the answers nothing stays, nor does it make an error."""
+        for _ in range(5):
+            connection = self.connect()
+            connection.sendall(b'{"command":"echo"}\n' * 200)
+            connection.close()
+        (answer,) = await self.say(self.connect(), b'{"command":"echo"}\n')
+        self.assertTrue(answer["ok"])
+        await until(lambda: len(self.port._connections) == 1)
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_too_long(self) -> None:
         """A request that does not end is refused, and its connection closed."""
