@@ -117,9 +117,12 @@ class PassingTests(TestCase):
         greeting = await in_thread(client.recv, 100)
         self.assertTrue(greeting.startswith(b"220 "))
         self.assertEqual(gateway.mapped(), set(range(low, high + 1)))
-        # Somebody else, on the DMZ's own machine, as if from another address.
-        there = (gateway.network, "dmz")
-        self.assertTrue(await in_thread(_reset, lambda: dial(there, gateway.host, low)))
+
+        def stranger() -> socket.socket:
+            # On the DMZ's own machine, as if from another address.
+            return dial((gateway.network, "dmz"), gateway.host, low)
+
+        self.assertTrue(await in_thread(_reset, stranger))
         await gateway.dmz.logged("stranger closed on a passive port")
         # Of the client itself: the server has nothing there, so this is no listing.
         self.assertTrue(await in_thread(_reset, lambda: gateway.client(low + 1)))
