@@ -59,6 +59,7 @@ EVENTS: dict[str, tuple[str, str]] = {
     "an event of {selectable} failed": (FAULT, REPORT),
     "looking at who comes": (FAULT, REPORT),
     "taking a connection": (FAULT, REPORT),
+    "reloading": (FAULT, REPORT),
     "{selectable} failed": (FAULT, REPORT),
     "draining: {sessions} sessions run": ("No new sessions; those that run may finish.", ""),
     "log reopened": ("SIGUSR1 came, after a rotation.", ""),
