@@ -25,7 +25,7 @@ worker_processes 1;
 user daemon;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log info;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 4096; }}
 http {{
     log_format seen escape=json '$request|$http_host|$request_length|$status';
     access_log {folder}/seen.log seen;
