@@ -9,9 +9,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from relaygate import frontsession
+from relaygate import nodesearch
 from relaygate.errors import NoBackend, Refusal
 from relaygate.frontsession import FrontSession
+from relaygate.hedging import HedgeBudget
 from relaygate.listeners import Listener
 from relaygate.mapped import Mapping
 from relaygate.test.ftpnodes import CLIENT, GATE, STRANGER
@@ -26,7 +27,7 @@ class TogetherTests(SynchronousTestCase):
     """Three nodes, none of which has answered yet."""
 
     def setUp(self) -> None:
-        self.patch(frontsession, "meet", self.meet)
+        self.patch(nodesearch, "meet", self.meet)
         self.listener = Listener(offer(protocol="ftp-mapped", mapping=MAPPING))
         for name in NODES:
             self.listener.join(Node(name))
@@ -51,7 +52,8 @@ class TogetherTests(SynchronousTestCase):
             getPeer=lambda: SimpleNamespace(host=client, port=4000),
             getHost=lambda: SimpleNamespace(host=GATE, port=21),
         )
-        desk: Any = SimpleNamespace(new_id=lambda: number, clock=self.clock)
+        hedges = HedgeBudget(self.clock.seconds)
+        desk: Any = SimpleNamespace(new_id=lambda: number, clock=self.clock, hedges=hedges)
         session = FrontSession(cast(Any, leg), self.listener, desk, self.transfers)
         return session, Deferred.fromCoroutine(session._open())
 
