@@ -253,6 +253,8 @@ class SessionTests(SSHTestCase):
         client.say(b"echo now-$((6 * 7)); sleep 60\n")
         await in_thread(client.hear, b"now-42\r\n")
         client.say(b"\x03")
+        # It throws away what was typed before it and not read yet.
+        await in_thread(client.hear, b"^C")
         client.say(b"echo interrupted-$?\n")
         await in_thread(client.hear, b"interrupted-130\r\n")
         client.say(b"exit 7\n")
