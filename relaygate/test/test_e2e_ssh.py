@@ -250,7 +250,8 @@ class SessionTests(SSHTestCase):
         client.say(b'read -r word; echo "<$word>"\n')
         client.say(b"typed slowly\n")
         await in_thread(client.hear, b"<typed slowly>\r\n")
-        client.say(b"echo now-$((6 * 7)); sleep 60\n")
+        # Who says that it runs is who is interrupted, and not the shell just before it.
+        client.say(b"sh -c 'echo now-$((6 * 7)); exec sleep 60'\n")
         await in_thread(client.hear, b"now-42\r\n")
         client.say(b"\x03")
         # It throws away what was typed before it and not read yet.
