@@ -110,6 +110,16 @@ def says(peer: socket.socket, data: bytes) -> bool:
     return read_exactly(peer, len(data)) == data
 
 
+def tcp_state(peer: socket.socket) -> str:
+    """
+    What the kernel says of a connection that has ended, for a test that fails by it: whether its
+    other end has closed (CLOSE_WAIT) or this process itself (FIN_WAIT); see tcp(7), TCP_INFO.
+    """
+    number = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    names = {1: "ESTABLISHED", 4: "FIN_WAIT1", 5: "FIN_WAIT2", 7: "CLOSE", 8: "CLOSE_WAIT"}
+    return names.get(number, str(number))
+
+
 def echo(peer: socket.socket) -> None:
     """Serve a connection: everything comes back, and the end as well."""
     while data := peer.recv(1 << 16):

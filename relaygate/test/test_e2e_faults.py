@@ -38,6 +38,7 @@ from relaygate.test.peers import (
     read_to_end,
     reset,
     says,
+    tcp_state,
 )
 from relaygate.test.programs import pause
 from relaygate.uplink import SILENCE_LIMIT_S
@@ -116,7 +117,8 @@ class NodeTests(TestCase):
         """Return a session that works."""
         client = gateway.client()
         self.addCleanup(client.close)
-        self.assertTrue(await in_thread(says, client, b"hello"))
+        said = await in_thread(says, client, b"hello")
+        self.assertTrue(said, f"no answer; the client's connection is in {tcp_state(client)}")
         return client
 
     async def test_internal_node_killed(self) -> None:
