@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import signal
 import socket
@@ -19,6 +20,8 @@ HOST: Final = "127.0.0.1"
 
 _STOP_LIMIT_S: Final = 5.0
 _POLL_S: Final = 0.02
+# Below them begin the ports of /proc/sys/net/ipv4/ip_local_port_range, as it is by default.
+_SERVERS: Final = (15_000, 32_000)
 _TAIL_LINES: Final = 8
 # For sessions beside the idle ones, and whatever else a process has open.
 _SPARE_FILES: Final = 240
@@ -128,14 +131,23 @@ class Group:
 
 
 def free_ports(count: int) -> list[int]:
-    """*count* TCP ports of the loopback address that nobody uses now."""
+    """
+    *count* TCP ports of the loopback address that nobody uses now.
+
+    Raises :class:`BenchError` if there are not so many below those that the kernel gives to
+    clients: after a measure of new sessions most of these belong to connections that are over.
+    """
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            # After a measure of new sessions most ports are those of connections that are over.
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            each.bind((HOST, 0))
-        return [each.getsockname()[1] for each in sockets]
+        for port in random.sample(range(*_SERVERS), len(range(*_SERVERS))):
+            try:
+                stack.enter_context(socket.create_server((HOST, port)))
+            except OSError:
+                continue
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise BenchError(f"no {count} ports are free")
 
 
 def unverified() -> ssl.SSLContext:
