@@ -78,6 +78,20 @@ class Inside:
             ) from error
 
 
+def _parts(text: str, host: str) -> tuple[str, str, str, list[str]]:
+    """
+    Divide ``NAME=PROTOCOL,[HOST:]PORT,PLACE[,PLACE...]``; *host* is for a port alone.
+
+    Raises :class:`ValueError`.
+    """
+    name, _, rest = text.partition("=")
+    protocol, *places = rest.split(",")
+    if len(places) < 2:
+        raise ValueError("a part is missing")
+    listen = places[0] if ":" in places[0] else f"{host}:{places[0]}"
+    return name, protocol, listen, places[1:]
+
+
 @dataclass(frozen=True)
 class Published:
     """A service, as the configuration has it."""
@@ -90,17 +104,14 @@ class Published:
     @classmethod
     def parse(cls, text: str) -> Published:
         """Read ``NAME=PROTOCOL,[HOST:]PORT,BACKEND[,BACKEND...]``; raises DeploymentError."""
-        name, _, rest = text.partition("=")
-        protocol, *places = rest.split(",")
         try:
-            if len(places) < 2:
-                raise ValueError("a part is missing")
-            listen = places[0] if ":" in places[0] else f"0.0.0.0:{places[0]}"
+            # Partners come from anywhere.
+            name, protocol, listen, backends = _parts(text, "0.0.0.0")  # noqa: S104
             return cls(
                 service_name(name),
                 protocol,
                 str(HostPort.parse(listen, numeric=True)),
-                tuple(str(HostPort.parse(place)) for place in places[1:]),
+                tuple(str(HostPort.parse(each)) for each in backends),
             )
         except ValueError as error:
             raise DeploymentError(
@@ -131,20 +142,16 @@ class Entry:
     @classmethod
     def parse(cls, text: str) -> Entry:
         """Read ``NAME=PROTOCOL,[HOST:]PORT,DESTINATION[,...]``; raises DeploymentError."""
-        name, _, rest = text.partition("=")
-        protocol, *places = rest.split(",")
         try:
-            if len(places) < 2:
-                raise ValueError("a part is missing")
-            if protocol in FIXED and len(places) > 2:
+            name, protocol, listen, destinations = _parts(text, "127.0.0.1")
+            if protocol in FIXED and len(destinations) > 1:
                 raise ValueError(f'"{protocol}" leads to one server')
-            listen = places[0] if ":" in places[0] else f"127.0.0.1:{places[0]}"
             read = HostPort.parse if protocol in FIXED else DestinationRule.parse
             return cls(
                 service_name(name),
                 protocol,
                 str(HostPort.parse(listen, numeric=True)),
-                tuple(str(read(place)) for place in places[1:]),
+                tuple(str(read(each)) for each in destinations),
             )
         except ValueError as error:
             raise DeploymentError(

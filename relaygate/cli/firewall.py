@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from relaygate.addresses import HostPort
 from relaygate.cli.deployment import Deployment, Entry, Gateway
 
@@ -32,19 +34,27 @@ def _partners(plan: Deployment) -> str:
         tcp dport {{ {", ".join(ports)} }} accept"""
 
 
-def _sources(plan: Deployment) -> dict[str, list[str]]:
-    """The internal nodes' addresses, by the word that nftables has for their family."""
+def _by_family(addresses: Iterable[str]) -> dict[str, list[str]]:
+    """The literals *addresses* by the word that nftables has for their family."""
     found: dict[str, list[str]] = {}
-    for node in plan.nodes:
-        if node.address:
-            found.setdefault("ip6" if ":" in node.address else "ip", []).append(node.address)
+    for address in addresses:
+        found.setdefault("ip6" if ":" in address else "ip", []).append(address)
     return found
+
+
+def _nothing_new(addresses: dict[str, list[str]], side: str, verdict: str) -> list[str]:
+    """Rules that give *verdict* to whatever opens something, with *side* among *addresses*."""
+    return [
+        f"        {family} {side} {{ {', '.join(found)} }} {new} {verdict}"
+        for family, found in addresses.items()
+        for new in _NEW
+    ]
 
 
 def dmz_rules(plan: Deployment, gateway: Gateway) -> str:
     """The file for nftables of a DMZ node's machine."""
     port = HostPort.parse(gateway.address).port
-    sources = _sources(plan)
+    sources = _by_family(node.address for node in plan.nodes if node.address)
     known = all(node.address for node in plan.nodes)
     rules = [
         f"        tcp dport {port} {family} saddr {{ {', '.join(found)} }} accept"
@@ -58,11 +68,7 @@ def dmz_rules(plan: Deployment, gateway: Gateway) -> str:
             "--node NAME=ADDRESS, and make this anew.\n"
             f"        tcp dport {port} accept"
         )
-    back = [
-        f"        {family} daddr {{ {', '.join(found)} }} {new} reject"
-        for family, found in sources.items()
-        for new in _NEW
-    ]
+    back = _nothing_new(sources, "daddr", "reject")
     return f"""\
 #!/usr/sbin/nft -f
 # DMZ node {gateway.name}: rules in a table of their own, which leaves all other rules as they are.
@@ -88,16 +94,9 @@ table inet relaygate {{
 def internal_rules(plan: Deployment) -> str:
     """The file for nftables of an internal node's machine."""
     ports = sorted({str(HostPort.parse(gateway.address).port) for gateway in plan.gateways})
-    addresses: dict[str, list[str]] = {}
-    for gateway in plan.gateways:
-        literal = HostPort.parse(gateway.address).literal
-        if literal is not None:
-            addresses.setdefault("ip6" if literal.version == 6 else "ip", []).append(str(literal))
-    refused = [
-        f"        {family} saddr {{ {', '.join(found)} }} {new} drop"
-        for family, found in addresses.items()
-        for new in _NEW
-    ]
+    literals = [HostPort.parse(gateway.address).literal for gateway in plan.gateways]
+    addresses = _by_family(str(each) for each in literals if each is not None)
+    refused = _nothing_new(addresses, "saddr", "drop")
     open_entries = [each for each in plan.entries if each.open_to_others]
     needs = "no port open"
     if open_entries:
