@@ -155,14 +155,18 @@ class ProgramTests(ForwardCase):
 class PartnerTests(ForwardCase):
     """Partners, and those who would like to be one."""
 
-    async def test_bind_is_not_taken_over(self) -> None:
-        """Requirement 65: strangers that come first get nothing, and who comes second neither."""
+    async def bound(self) -> tuple[Line, int]:
+        """A program that has asked for BIND, and the port that waits for its partner."""
         entry = self.entry("socks5", bind_ports=SPAN)
         await self.begin(entry)
         program = self.program(entry)
         program.send(HELLO + request(PARTNER, 0, 2))
         await program.has(12)
-        port = int.from_bytes(program.received[10:12])
+        return program, int.from_bytes(program.received[10:12])
+
+    async def test_bind_is_not_taken_over(self) -> None:
+        """Requirement 65: strangers that come first get nothing, and who comes second neither."""
+        program, port = await self.bound()
         for number in range(50):
             source = (STRANGER, EXIT, "127.0.0.9")[number % 3]
             stranger = Line(socket.create_connection((EXIT, port), 5, (source, 0)))
@@ -179,12 +183,7 @@ class PartnerTests(ForwardCase):
 
     async def test_bind_reset(self) -> None:
         """A partner that comes and goes at once is a reset to the program, and nothing stays."""
-        entry = self.entry("socks5", bind_ports=SPAN)
-        await self.begin(entry)
-        program = self.program(entry)
-        program.send(HELLO + request(PARTNER, 0, 2))
-        await program.has(12)
-        port = int.from_bytes(program.received[10:12])
+        program, port = await self.bound()
         far = Line(socket.create_connection((EXIT, port), 5, (PARTNER, 0)))
         far.reset()
         await program.ended()
