@@ -60,6 +60,19 @@ class Cell:
 Results = Mapping[Cell, Result]
 
 
+def resets_itself(cell: Cell, how: Result) -> bool:
+    """
+    Whether *how* tells of an upload that the client's own kernel has cut short.
+
+    Under TLS 1.3 curl closes its uploads with the server's tickets unread, so that its own kernel
+    resets them: of 20 to vsftpd 14 were cut short directly.  Nobody between can mend what he
+    cannot read; but the server tells it, so that it never looks like a whole file.
+    """
+    sends = cell.action in {"upload", "append"}
+    closes_early = (cell.client, cell.backend.version) == ("curl", "1.3")
+    return sends and closes_early and not how.ok and "got 426" in how.why
+
+
 @dataclass(frozen=True)
 class Reach:
     """Where clients find a backend: its own address, or that of what leads to it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.test.ftpclient import Result
@@ -11,6 +13,7 @@ from relaygate.test.ftpmatrix import (
     cells,
     chosen,
     differences,
+    resets_itself,
     table,
 )
 
@@ -83,6 +86,18 @@ class ComparisonTests(SynchronousTestCase):
         through = {self.upload: self.bad, self.download: self.good}
         self.assertEqual(differences(direct, through), [])
         self.assertEqual(differences(direct, {self.download: self.good}), [])
+
+    def test_uploads_that_clients_reset(self) -> None:
+        """Only curl's uploads under TLS 1.3, and only if the server tells that they are cut."""
+        told = Result(False, "cut short there: curl: (18) server did not report OK, got 426")
+        self.assertTrue(resets_itself(self.upload, told))
+        self.assertTrue(resets_itself(replace(self.upload, action="append"), told))
+        self.assertFalse(resets_itself(self.upload, self.good))
+        self.assertFalse(resets_itself(self.upload, self.bad))
+        self.assertFalse(resets_itself(self.download, told))
+        self.assertFalse(resets_itself(replace(self.upload, client="lftp"), told))
+        older = replace(self.upload, backend=Backend("vsftpd", "explicit", "1.2"))
+        self.assertFalse(resets_itself(older, told))
 
     def test_table_has_both_side_by_side(self) -> None:
         """A line has each action with how it went directly and through the gateway."""
