@@ -356,6 +356,20 @@ class Draining(Command):
     errors = ERRORS
 
 
+class DeclareAgain(Command):
+    """
+    DMZ node -> internal node: what Declare answered does not hold any more.  (Since minor version
+    2.)
+
+    A service that was refused is served now, or one that was taken is refused, without a word of
+    the node's own; by its next Declare it learns which.
+    """
+
+    arguments: ClassVar[Fields] = []
+    response: ClassVar[Fields] = []
+    errors = ERRORS
+
+
 class Probe(Command):
     """
     internal node -> DMZ node: how does it look from where you stand?  (Since minor version 2.)
@@ -422,6 +436,7 @@ ALL: dict[bytes, type[amp.Command]] = {
         Ban,
         Report,
         Draining,
+        DeclareAgain,
         Probe,
         Ping,
         Farewell,

@@ -2,7 +2,8 @@
 What an internal node wishes of a DMZ node: said over the uplink, and again when it changes.
 
 One declaration is under way at a time.  A wish that changes meanwhile makes it stale, and it is
-stated anew behind it; services that were refused are asked for again after a while.
+stated anew behind it; services that were refused are asked for again after a while, or when the DMZ
+node says that its answer has changed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from relaygate.uplink import Uplink
 
 # Services that were refused are asked for again after this many seconds: ports become free.
 DECLARE_AGAIN_S = 30.0
+# Where the DMZ node says that it would answer otherwise, after so many: it may say so often.
+DECLARE_SOON_S = 1.0
 
 
 class Declaration:
@@ -86,6 +89,11 @@ class Declaration:
             lambda failure: uplink.end(failure.getErrorMessage())
         )
 
+    def soon(self) -> None:
+        """The DMZ node would answer otherwise by now: hear how."""
+        if self._uplink is not None:
+            self._state_in(DECLARE_SOON_S, self._uplink)
+
     async def _state_once(self, uplink: Uplink) -> None:
         self._forget_again()
         services = await put_lists(uplink, self.services, self._minor)
@@ -109,7 +117,16 @@ class Declaration:
             refused=len(answer["refused"]),
         )
         if answer["refused"] and uplink is self._uplink:
-            self._again = self._clock.callLater(DECLARE_AGAIN_S, self.state_again, uplink)
+            self._state_in(DECLARE_AGAIN_S, uplink)
+
+    def _state_in(self, seconds: float, uplink: Uplink) -> None:
+        """State it again after *seconds*, if it is not to be sooner anyway."""
+        again = self._again
+        if again is not None and again.active():
+            if again.getTime() <= self._clock.seconds() + seconds:
+                return
+            again.cancel()
+        self._again = self._clock.callLater(seconds, self.state_again, uplink)
 
     def _forget_again(self) -> None:
         if self._again is not None and self._again.active():

@@ -76,6 +76,8 @@ class EnrolledNode:
         self._next_page = 0
         # The whole of the last wish, also what was refused of it.
         self.offers: Sequence[Offer] = ()
+        # What the listeners have refused of them, and why.
+        self._refused: dict[str, str] = {}
         self._lists = ListShelf(book.lists)
         self.uplink = Uplink(self, clock, book.software)
         leg.protocol = self.uplink
@@ -125,7 +127,8 @@ class EnrolledNode:
         if self._book.draining:
             refused |= {offer.name: "this DMZ node is draining" for offer in offers}
         else:
-            refused |= self._book.listeners.declare(self, offers)
+            self._refused = self._book.listeners.declare(self, offers)
+            refused |= self._refused
         self._lists.keep(service.get(kind) for service in wish for kind in ("allow", "deny"))
         return [
             {"name": name, "reason": reason[:256]}
@@ -260,6 +263,16 @@ class EnrolledNode:
     async def _ping(self) -> object:
         return await self.uplink.ask(commands.Ping)
 
+    def check_again(self) -> None:
+        """Hold what the node wishes for against the rules as they are now."""
+        before, self._refused = self._refused, self._book.listeners.declare(self, self.offers)
+        if self._refused != before:
+            self.declare_again()
+
+    def declare_again(self) -> None:
+        """See :class:`relaygate.listeners.INode`."""
+        self.uplink.tell(commands.DeclareAgain)
+
     def leave(self, reason: str) -> None:
         """This node stops: say farewell."""
         self._farewell = reason
@@ -376,7 +389,7 @@ class NodeBook:
         """
         for node in list(self._by_name.values()):
             if node.name in names and not self.draining:
-                self.listeners.declare(node, node.offers)
+                node.check_again()
             elif node.name not in names:
                 node.leave("this node may not dial in any more")
 

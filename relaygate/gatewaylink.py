@@ -343,6 +343,10 @@ class GatewayLink(MultiService):
         self.draining = True
         self.log.info("{gateway} takes no new sessions any more", gateway=self.gateway_name)
 
+    def declare_again(self, uplink: Uplink) -> None:
+        """See :class:`relaygate.uplinkends.IInternalEnd`."""
+        self._declaration.soon()
+
     def farewell(self, uplink: Uplink, reason: str, superseded: bool) -> None:
         """See :class:`relaygate.uplinkends.IUplinkEnd`."""
         self._superseded = superseded

@@ -69,6 +69,9 @@ class INode(Protocol):
     async def channel(self, tls: bool, patience_s: float, address: str) -> PooledChannel:
         """A data channel for a client from *address*; raises :class:`relaygate.pool.NoChannel`."""
 
+    def declare_again(self) -> None:
+        """What it was answered to its wish does not hold any more."""
+
 
 class Listener:
     """
@@ -233,6 +236,7 @@ class Listeners:
             if listener.difference(offer) is None:
                 listener.join(node)
                 self._note("listener has another node", listener, node)
+                node.declare_again()
 
     def _open(self, node: INode, offer: Offer) -> str | None:
         listener = Listener(offer)

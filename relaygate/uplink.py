@@ -342,6 +342,11 @@ class Uplink(amp.AMP):
         self._as(IInternalEnd).gateway_draining(self)
         return {}
 
+    @commands.DeclareAgain.responder
+    def _declare_again(self) -> dict[str, Any]:
+        self._as(IInternalEnd).declare_again(self)
+        return {}
+
     @commands.Probe.responder
     async def _probe(self, **question: Any) -> dict[str, Any]:
         answer: dict[str, Any] = await self._dmz_end().probe(self, **question)

@@ -90,3 +90,6 @@ class IInternalEnd(IUplinkEnd):
 
     def gateway_draining(uplink: Any) -> None:
         """The DMZ node takes no new sessions any more."""
+
+    def declare_again(uplink: Any) -> None:
+        """The DMZ node would answer otherwise to what was declared."""

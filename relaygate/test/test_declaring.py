@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate import commands
-from relaygate.declaring import DECLARE_AGAIN_S, Declaration
+from relaygate.declaring import DECLARE_AGAIN_S, DECLARE_SOON_S, Declaration
 from relaygate.test.test_enrolled import service
 from relaygate.uplink import Uplink, UplinkFailed
 
@@ -78,6 +78,31 @@ class DeclarationTests(SynchronousTestCase):
         self.wire.answer("one")
         self.declaration.down()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_soon(self) -> None:
+        """Where the DMZ node would answer otherwise it is asked within a second, and once however
+        often it says so.
+        """
+        self.declaration.soon()
+        self.clock.advance(DECLARE_SOON_S / 2)
+        self.declaration.soon()
+        self.clock.advance(DECLARE_SOON_S / 2)
+        self.assertEqual(len(self.wire.asked), 1)
+        # What is said before the answer comes is not lost behind it.
+        self.declaration.soon()
+        self.wire.answer("one")
+        self.clock.advance(DECLARE_SOON_S)
+        self.assertEqual(len(self.wire.asked), 2)
+        self.wire.answer("one")
+        # One that was refused waits longer otherwise, and not for that.
+        self.declaration.soon()
+        self.clock.advance(DECLARE_SOON_S)
+        self.wire.answer()
+        self.assertEqual((self.declaration.refused, self.clock.getDelayedCalls()), ({}, []))
+        self.declaration.soon()
+        self.declaration.down()
+        self.declaration.soon()
+        self.assertEqual((len(self.wire.asked), self.clock.getDelayedCalls()), (3, []))
 
     def test_fails(self) -> None:
         """Nobody waits for a wish that is stated again: an uplink that does not take it ends."""

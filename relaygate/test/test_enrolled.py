@@ -188,6 +188,23 @@ class UplinkTests(BookCase):
             self.assertIn("a service's name", refused["reason"])
         self.assertEqual(len(self.ports), 0)
 
+    def test_answers_that_change(self) -> None:
+        """A node hears when it would be answered otherwise, since another one has gone or since the
+        policy has changed; and it does not hear of what stays.
+        """
+        first, other = self.enrol(), self.enrol("node-b")
+        self.declare(first, service())
+        self.assertEqual(len(self.declare(other, service(max_sessions=9))), 1)
+        first.leg.lose()
+        other.flush()
+        self.assertEqual(other.role.stale, 1)
+        self.assertEqual(self.declare(other, service(max_sessions=9)), [])
+        for rule, stale in (("0.0.0.0:1-60000", 1), ("0.0.0.0:23", 2), ("0.0.0.0:22", 3)):
+            self.listeners.rules = [ListenRule.parse(rule)]
+            self.book.check_again(["node-b"])
+            other.flush()
+            self.assertEqual(other.role.stale, stale)
+
     def test_lost(self) -> None:
         """With a node's only uplink its listeners close, and its channels go (Lesson 23)."""
         inside = self.enrol()

@@ -34,6 +34,10 @@ class Node:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.told = 0
+
+    def declare_again(self) -> None:
+        self.told += 1
 
     async def channel(self, tls: bool, patience_s: float, address: str) -> Any:
         raise AssertionError("nobody asked for a channel")
@@ -246,6 +250,8 @@ class SharedTests(ListenersCase):
         self.assertEqual(self.standing(), {"0.0.0.0:22": ["node-b", "node-c"]})
         (listener,) = self.listeners
         self.assertEqual((listener.offer, len(self.ports), self.open_ports()), (new, 1, 1))
+        # Both have heard that they were refused; now they hear that this is over.
+        self.assertEqual([each.told for each in (self.a, self.b, c)], [0, 1, 1])
         for node in (self.b, c):
             self.listeners.withdraw(node)
         self.assertEqual(self.open_ports(), 0)

@@ -75,10 +75,14 @@ SAMPLES: dict[type[amp.Command], dict[str, Any]] = {
     commands.Ban: {"bans": [{"network": "198.51.100.0/24", "seconds": 60}]},
     commands.Report: {"page": 0},
     commands.Draining: {},
+    commands.DeclareAgain: {},
     commands.Probe: {"tls": True, "host": "192.0.2.1", "first": 50_000, "last": 50_999},
     commands.Ping: {},
     commands.Farewell: {"reason": "bye", "superseded": False},
 }
+
+# What the DMZ node alone may say.
+INWARDS = (commands.OpenChannels, commands.Draining, commands.DeclareAgain)
 
 
 class PairCase(SynchronousTestCase):
@@ -95,8 +99,7 @@ class PairCase(SynchronousTestCase):
 
     def asker(self, command: type[amp.Command]) -> Uplink:
         """The end that *command* comes from (either, for those that both may say)."""
-        inwards = (commands.OpenChannels, commands.Draining)
-        return self.pair.dmz if command in inwards else self.pair.internal
+        return self.pair.dmz if command in INWARDS else self.pair.internal
 
     def assert_refused(self, answer: Deferred[Any], *words: str) -> None:
         """Check that *answer* failed, and that its text has *words*."""
@@ -256,8 +259,7 @@ class RefusalTests(PairCase):
 
     def answers(self, command: type[amp.Command]) -> Any:
         """The role that answers *command*."""
-        internal = command in (commands.OpenChannels, commands.Draining)
-        return self.pair.internal_end if internal else self.pair.dmz_end
+        return self.pair.internal_end if command in INWARDS else self.pair.dmz_end
 
     def test_every_command_against_every_error(self) -> None:
         """Each error that a role raises reaches the caller as a refusal with its text."""

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate import commands
 from relaygate.arguments import Flag, Number, Octets, Rows, Text
-from relaygate.test.test_uplink import SAMPLES, PairCase
+from relaygate.test.test_uplink import INWARDS, SAMPLES, PairCase
 from relaygate.test.wire import MemoryLeg, box, boxes, lines, logged
 from relaygate.uplink import MAX_KEYS, Uplink
 
@@ -38,7 +38,7 @@ class HostileCase(PairCase):
 
     def victim(self, command: bytes) -> tuple[Uplink, MemoryLeg]:
         """The end that answers *command*, and its leg."""
-        if command in (b"OpenChannels", b"Draining"):
+        if commands.ALL[command] in INWARDS:
             return self.pair.internal, self.pair.internal_leg
         return self.pair.dmz, self.pair.dmz_leg
 

@@ -249,6 +249,7 @@ class InternalEnd(_End):
         super().__init__()
         self.asked: list[tuple[bool, int]] = []
         self.draining = False
+        self.stale = 0
 
     def open_channels(self, uplink: Uplink, tls: bool, count: int) -> None:
         self._fail()
@@ -257,6 +258,10 @@ class InternalEnd(_End):
     def gateway_draining(self, uplink: Uplink) -> None:
         self._fail()
         self.draining = True
+
+    def declare_again(self, uplink: Uplink) -> None:
+        self._fail()
+        self.stale += 1
 
 
 class UplinkPair:
