@@ -36,6 +36,7 @@ class Bans:
     def __init__(self, limit: int = MAX_BANS) -> None:
         self._limit = limit
         self._until: dict[_Key, float] = {}
+        self._by: dict[_Key, str] = {}
         self._ends: list[tuple[float, _Key]] = []
         self._prefixes: Counter[tuple[int, int]] = Counter()
 
@@ -49,19 +50,23 @@ class Bans:
         if len(self._until) + len(new) > self._limit:
             raise TooManyBans(f"there are {len(self._until)} bans already, of {self._limit}")
 
-    def add(self, network: Network, seconds: float, now: float) -> None:
+    def add(self, network: Network, seconds: float, now: float, by: str = "") -> None:
         """
-        Ban *network* for *seconds* from *now*, in the place of what held for the very same.
+        Ban *network* for *seconds* from *now*, in the place of what *by* has set for the very same;
+        of two that set it, the one who means it for longer counts.
 
         Raises :class:`TooManyBans`.
         """
         self._run_out(now)
         key = _key(network)
+        until = now + min(seconds, MAX_BAN_S)
         if key not in self._until:
             if len(self._until) >= self._limit:
                 raise TooManyBans(f"there are {self._limit} bans already")
             self._prefixes[key[:2]] += 1
-        self._until[key] = until = now + min(seconds, MAX_BAN_S)
+        elif self._by[key] != by and self._until[key] >= until:
+            return
+        self._until[key], self._by[key] = until, by
         heappush(self._ends, (until, key))
         if len(self._ends) > 2 * len(self._until) + 64:
             # Renewed again and again: what is outdated in the heap goes.
@@ -98,6 +103,7 @@ class Bans:
     def _forget(self, key: _Key) -> bool:
         if self._until.pop(key, None) is None:
             return False
+        del self._by[key]
         self._prefixes[key[:2]] -= 1
         if not self._prefixes[key[:2]]:
             del self._prefixes[key[:2]]

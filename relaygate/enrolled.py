@@ -403,7 +403,7 @@ class NodeBook:
                 self.bans.remove(network)
                 continue
             try:
-                self.bans.add(network, seconds, now)
+                self.bans.add(network, seconds, now, name)
             except TooManyBans:
                 full += 1
         self.log.info(

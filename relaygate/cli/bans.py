@@ -40,7 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     unban = subparsers.add_parser(
         "unban",
         help="lift bans before they run out",
-        description="Lift bans before they run out, on every DMZ node of a running internal node.",
+        description="Lift bans before they run out, on every DMZ node of a running internal node. "
+        "One that another internal node has set comes back with that node's uplink, unless it is "
+        "lifted there as well.",
         **examples("relaygate unban 203.0.113.77", "relaygate unban --all"),
     )
     which = unban.add_mutually_exclusive_group(required=True)

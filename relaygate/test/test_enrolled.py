@@ -312,6 +312,48 @@ class TakeoverTests(BookCase):
         self.assertFalse(other.leg.ending or channel.ending)
 
 
+class BanTests(BookCase):
+    """Bans of several nodes, who do not know of each other (Lesson 25)."""
+
+    def ban(self, inside: Inside, seconds: int) -> None:
+        """A node bans a network, or lifts its ban."""
+        bans = [{"network": "192.0.2.0/24", "seconds": seconds}]
+        self.assertEqual(self.successResultOf(inside.ask(commands.Ban, bans=bans)), {"full": 0})
+
+    def left(self) -> list[float]:
+        """The seconds for which a client of that network is turned away yet."""
+        return [seconds for _, seconds in self.book.bans.rows(self.clock.seconds())]
+
+    def test_the_longer_one_holds(self) -> None:
+        """What one node says of a network, or says again with a new uplink, shortens no ban of
+        another's; its own it may shorten.
+        """
+        first, other = self.enrol(), self.enrol("node-b")
+        for inside, seconds, left in (
+            (first, 1000, 1000),
+            (other, 600, 1000),
+            (first, 300, 300),
+            (other, 500, 500),
+            (first, 300, 500),
+        ):
+            self.ban(inside, seconds)
+            self.assertEqual(self.left(), [left])
+        self.clock.advance(100)
+        self.ban(self.enrol("node-b"), 400)
+        self.assertEqual(self.left(), [400])
+
+    def test_lifted_by_any(self) -> None:
+        """Any node lifts a ban; that of the one who set it comes back with its uplink."""
+        first, other = self.enrol(), self.enrol("node-b")
+        self.ban(first, 1000)
+        self.ban(other, 0)
+        self.assertEqual(self.left(), [])
+        self.ban(self.enrol(), 900)
+        self.assertEqual(self.left(), [900])
+        self.ban(other, 30)
+        self.assertEqual(self.left(), [900])
+
+
 class ChannelTests(BookCase):
     """Whose channel is taken (Requirement 85)."""
 
