@@ -111,6 +111,7 @@ class Gateway:
         case.addCleanup(self.network.destroy)
         self.network.create()
         self.inbound_expected = 0
+        self.backends: list[Server] = []
         case.addCleanup(self._check_inbound)
         self.outside: Where = (self.network, "outside")
         self.private: Where = (self.network, "private")
@@ -183,7 +184,9 @@ class Gateway:
         self, handler: Handler | None, port: int = ECHO_PORT, address: str = Network.private_address
     ) -> Server:
         """Run a plain TCP server in private."""
-        return Server(self._case, self.private, address, port, handler)
+        made = Server(self._case, self.private, address, port, handler)
+        self.backends.append(made)
+        return made
 
     async def sshd(self, keys: Keys, port: int = SSHD_PORT) -> SSHServer:
         """Run an ``sshd`` in private."""

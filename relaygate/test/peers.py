@@ -164,9 +164,9 @@ class Server:
     Listens on *address* and *port* in a place, and serves each connection in a thread.
 
     The connection is closed after the *handler*, which may find that its client has gone
-    (:data:`GONE`). Whatever else it raises fails the test: a server that closes for a reason of its
-    own looks like one that was told to. Without a handler connections are accepted and kept, in
-    silence. All ends with the test, or by :meth:`close`.
+    (:data:`GONE`): *gone* has how. Whatever else it raises fails the test: a server that closes for
+    a reason of its own looks like one that was told to. Without a handler connections are accepted
+    and kept, in silence. All ends with the test, or by :meth:`close`.
     """
 
     def __init__(
@@ -179,6 +179,7 @@ class Server:
     ) -> None:
         self.accepted: list[socket.socket] = []
         self.troubles: list[str] = []
+        self.gone: list[str] = []
         self._handler = handler
         self._closing = False
         self._listener = make_socket(where)
@@ -209,7 +210,9 @@ class Server:
                 self._handler(peer)
         except OSError as error:
             # How a session ended is told by its other end, and how TLS did, too.
-            if error.errno not in GONE and not isinstance(error, ssl.SSLError):
+            if error.errno in GONE or isinstance(error, ssl.SSLError):
+                self.gone.append(str(error))
+            else:
                 self._note("a handler")
         except Exception:  # noqa: BLE001 - told when the test is over
             self._note("a handler")

@@ -118,7 +118,9 @@ class NodeTests(TestCase):
         client = gateway.client()
         self.addCleanup(client.close)
         said = await in_thread(says, client, b"hello")
-        self.assertTrue(said, f"no answer; the client's connection is in {tcp_state(client)}")
+        # It was seen once or twice in some hundred runs of the whole suite, and not understood.
+        gone = [server.gone for server in gateway.backends]
+        self.assertTrue(said, f"no answer; connection in {tcp_state(client)}, servers met {gone}")
         return client
 
     async def test_internal_node_killed(self) -> None:
