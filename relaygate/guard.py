@@ -188,7 +188,8 @@ class Guard:
         self.log.warn("bans lifted by command: {lifted}", lifted=lifted)
         # Also what only the DMZ nodes know of: another internal node may have set it.
         rows = [(str(network), 0.0) for network in networks]
-        return {"lifted": lifted, "gateways": await self._tell(rows)}
+        told = await self._tell(rows)
+        return {"lifted": lifted, "not_here": len(networks) - lifted, "gateways": told}
 
     async def _list(self, arguments: Arguments) -> Answer:
         """The bans that hold here."""

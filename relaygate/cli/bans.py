@@ -41,8 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "unban",
         help="lift bans before they run out",
         description="Lift bans before they run out, on every DMZ node of a running internal node. "
-        "One that another internal node has set comes back with that node's uplink, unless it is "
-        "lifted there as well.",
+        "One that another internal node has set is to be lifted there as well.",
         **examples("relaygate unban 203.0.113.77", "relaygate unban --all"),
     )
     which = unban.add_mutually_exclusive_group(required=True)
@@ -82,6 +81,10 @@ def _print_told(answer: dict[str, Any]) -> None:
         print(f"banned: {answer['banned']}, for {answer['seconds']} s")
     else:
         print(f"lifted: {answer['lifted']}")
+        if answer["not_here"]:
+            print(
+                f"not set here: {answer['not_here']}; lift them on the node that has set them, too"
+            )
     for gateway, heard in answer["gateways"].items():
         print(f"{gateway}: {heard}")
 

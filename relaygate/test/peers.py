@@ -46,8 +46,8 @@ _POLL_S: Final = 0.02
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def make_socket(where: Where) -> socket.socket:
-    """Make a TCP socket (IPv4) in a place; its waits end after :data:`PATIENCE_S` seconds."""
+def make_socket(where: Where, family: int = socket.AF_INET) -> socket.socket:
+    """Make a TCP socket in a place; its waits end after :data:`PATIENCE_S` seconds."""
     network, place = where
     name = network.ns_argv(place, [])[-1]
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
@@ -55,7 +55,7 @@ def make_socket(where: Where) -> socket.socket:
     try:
         enter(there)
         try:
-            made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            made = socket.socket(family, socket.SOCK_STREAM)
         finally:
             enter(home)
     finally:
