@@ -11,7 +11,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from relaygate import __version__
@@ -21,7 +20,7 @@ from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
 from relaygate.config import DMZConfig
 from relaygate.desk import Desk
 from relaygate.destinations import Destinations
-from relaygate.draining import drained
+from relaygate.draining import LAST_LOOK_S, LAST_TURNS_S, drained
 from relaygate.egress import Egress
 from relaygate.enrolled import NodeBook
 from relaygate.gate import Gate, Turned
@@ -40,8 +39,6 @@ from relaygate.statuspage import StatusPage, truth
 from relaygate.tls import server_context
 from relaygate.transfers import Transfers
 
-# Seconds for what was aborted to end.
-LAST_TURNS_S = 0.1
 # What the node has from its file for as long as it runs.
 _FIXED = ("identity", "uplink_listen", "status_listen", "log")
 
@@ -224,7 +221,13 @@ class DMZNode(Service):
         self.egress.stop("the DMZ node is shutting down")
         self._shelf.close()
         # What was aborted ends in a turn of the reactor, and leaves its line in the log.
-        return deferLater(self._reactor, LAST_TURNS_S)
+        return drained(self._is_over, LAST_TURNS_S, self._reactor, look_s=LAST_LOOK_S)
+
+    def _is_over(self) -> bool:
+        """Whether nothing that has a line in the log is left."""
+        transfers = self.transfers.running + self.transfers.prepared
+        sessions = len(self.desk) + len(self.egress) + transfers
+        return not (sessions or len(self.intake) or len(self.book))
 
     def _bind(self, listener: Listener) -> IListeningPort:
         listen = listener.offer.listen

@@ -11,10 +11,18 @@ from twisted.python.failure import Failure
 
 # Seconds between two looks, and for a session whose start is on its way when all seems over.
 LOOK_S = 0.2
+# The same at the end of the program, where all were aborted; and how long they have at the most.
+LAST_LOOK_S = 0.005
+LAST_TURNS_S = 0.1
 
 
-def drained(empty: Callable[[], bool], limit_s: float, clock: IReactorTime) -> Deferred[None]:
-    """Fires when *empty* says so at two looks in a row, or after *limit_s* seconds."""
+def drained(
+    empty: Callable[[], bool], limit_s: float, clock: IReactorTime, *, look_s: float = LOOK_S
+) -> Deferred[None]:
+    """
+    Fires when *empty* says so at two looks in a row, *look_s* seconds apart, or after *limit_s*
+    seconds.
+    """
     looks = 0
 
     def look() -> None:
@@ -25,7 +33,7 @@ def drained(empty: Callable[[], bool], limit_s: float, clock: IReactorTime) -> D
 
     looking = LoopingCall(look)
     looking.clock = clock
-    waiting: Deferred[LoopingCall] = looking.start(LOOK_S, now=False)
+    waiting: Deferred[LoopingCall] = looking.start(look_s, now=False)
     done: Deferred[None] = Deferred(lambda _: looking.stop() if looking.running else None)
     waiting.addCallbacks(lambda _: done.callback(None), done.errback)
 

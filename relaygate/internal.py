@@ -9,7 +9,6 @@ from OpenSSL import SSL
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from relaygate import __version__
@@ -19,7 +18,7 @@ from relaygate.backsession import BackSession, Service
 from relaygate.changes import Changes, compare, differing
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
 from relaygate.config import BansConfig, GatewayConfig, InternalConfig
-from relaygate.draining import drained
+from relaygate.draining import LAST_LOOK_S, LAST_TURNS_S, drained
 from relaygate.errors import Stopping, UnknownService
 from relaygate.forwards import Forwards
 from relaygate.gatewaylink import GatewayLink
@@ -49,9 +48,8 @@ _FIXED = {
     "admin_socket": "admin.socket",
     "status_listen": "status.listen",
 }
-# Seconds for the uplinks to close, and for what was aborted to end.
+# Seconds for the uplinks to close.
 STOP_LIMIT_S = 5.0
-LAST_TURNS_S = 0.1
 
 
 class InternalNode(MultiService):
@@ -284,10 +282,10 @@ class InternalNode(MultiService):
         """Take no new sessions; fires when those that run have ended, after *limit_s* at most."""
         self.draining = True
         self.offer_again()
-        running, out = self._sessions, self.forwards.sessions
-        self.log.info("draining: {sessions} sessions run", sessions=len(running) + len(out))
+        running = len(self._sessions) + len(self.forwards.sessions)
+        self.log.info("draining: {sessions} sessions run", sessions=running)
         return drained(
-            lambda: not (running or out) and all(link.settled for link in self.links.values()),
+            lambda: self._is_over() and all(link.settled for link in self.links.values()),
             limit_s,
             self._reactor,
         )
@@ -308,7 +306,13 @@ class InternalNode(MultiService):
         # A DMZ node that does not read must not keep the program from ending.
         links.addTimeout(STOP_LIMIT_S, self._reactor, lambda _result, _seconds: None)
         # What was aborted ends in a turn of the reactor, and leaves its line in the log.
-        return links.addCallback(lambda _: deferLater(self._reactor, LAST_TURNS_S))
+        return links.addCallback(
+            lambda _: drained(self._is_over, LAST_TURNS_S, self._reactor, look_s=LAST_LOOK_S)
+        )
+
+    def _is_over(self) -> bool:
+        """Whether no session runs, of either kind."""
+        return not (self._sessions or self.forwards.sessions)
 
     def _started(self, link: GatewayLink, channel: SuppliedChannel, start: SessionStart) -> None:
         if start.service == PROBE:

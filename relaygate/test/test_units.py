@@ -18,8 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 import relaygate
 from relaygate.cli.units import unit, unit_name
 from relaygate.config import DMZConfig, InternalConfig
+from relaygate.draining import LAST_TURNS_S
 from relaygate.identity import Role
-from relaygate.internal import LAST_TURNS_S, STOP_LIMIT_S
+from relaygate.internal import STOP_LIMIT_S
 from relaygate.notify import Notifier
 from relaygate.test.netns import missing, require_program
 from relaygate.test.nodes import Authority, Node
