@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 
-from hypothesis import example, given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.addresses import AddressError, HostPort, ListenRule, canonical_name
+from relaygate.test.properties import example, given, st
 
 PORTS = st.integers(1, 65535)
 LABELS = st.from_regex(r"[a-zA-Z]([a-zA-Z0-9-]{0,20}[a-zA-Z0-9])?", fullmatch=True)

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
@@ -28,6 +26,7 @@ from relaygate.admin import (
     Answer,
     Arguments,
 )
+from relaygate.test.properties import given, st
 from relaygate.test.test_cli import call
 from relaygate.test.wire import logged, until
 

@@ -8,8 +8,6 @@ from collections import Counter
 from itertools import chain
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -21,6 +19,7 @@ from relaygate.errors import REFUSALS, Refusal, refusal_for
 from relaygate.listeners import PROTOCOLS
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.relay import Relay
+from relaygate.test.properties import given, st
 
 ADDRESSES = ("192.0.2.1", "192.0.2.2", "2001:db8::1")
 

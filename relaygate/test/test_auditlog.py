@@ -9,8 +9,6 @@ import json
 from pathlib import Path
 from unittest import mock
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -18,6 +16,7 @@ from relaygate.auditlog import Transfer, Transfers
 from relaygate.logs import Format, make_observer
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.sessionlog import log_end, log_event
+from relaygate.test.properties import given, st
 from relaygate.test.test_cli import call
 
 SESSION = "5f21c09ab3e47d18"

@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.balance import RULES, Group, Member, Persistence, client_key
 from relaygate.marks import FIRST_PAUSE_S, LONGEST_PAUSE_S, CheckRule, Health, MarkRule
+from relaygate.test.properties import given, st
 
 
 def group(*members: Member[str], rule: str = "round-robin", ttl: float = 0) -> Group[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.protocols import amp
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.arguments import BadArgument
 from relaygate.boxes import BoxReader, serialized
 from relaygate.commands import ALL, Connect
+from relaygate.test.properties import given, st
 from relaygate.test.test_uplink import SAMPLES
 
 BOXES = st.lists(

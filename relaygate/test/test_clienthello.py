@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ssl
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.protocols.clienthello import MAX_HELLO, ClientHello, ClientHelloReader, NotTLS
 from relaygate.test.parsercases import ParserCases
+from relaygate.test.properties import given, st
 
 CASES = ParserCases(
     make=ClientHelloReader,

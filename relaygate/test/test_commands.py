@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.protocols import amp
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,6 +14,7 @@ import relaygate
 from relaygate import commands
 from relaygate.arguments import BadArgument, Flag, Number, Octets, Rows, Text
 from relaygate.listpush import pages_of
+from relaygate.test.properties import given, st
 from relaygate.test.wire import boxes
 
 MAX_AMP_VALUE = 65_535

@@ -7,12 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from relaygate.config import ConfigError, load, load_dmz, load_internal
 from relaygate.config.dmz import DMZ_FILE
 from relaygate.config.internal import INTERNAL_FILE
+from relaygate.test.properties import given, settings, st
 from relaygate.test.test_config import (
     DMZ,
     GATEWAY,

@@ -16,8 +16,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.conch.ssh.filetransfer import FXF_CREAT, FXF_WRITE
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -30,6 +28,7 @@ from relaygate.demo.sftpserver import FolderUser, path_inside
 from relaygate.demo.transfers import Row
 from relaygate.test.netns import missing, require_program
 from relaygate.test.programs import Program, completed, new_folder
+from relaygate.test.properties import given, st
 
 _LIMIT_S: Final = 120.0
 _OWN_SIZE: Final = Path(__file__).stat().st_size

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.addresses import AddressError, HostPort
 from relaygate.destinations import ABUSED_PORTS, DestinationRule, Destinations, is_special
+from relaygate.test.properties import given, st
 
 PUBLIC = "8.8.4.4"
 SPECIAL = (

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.protocols.ftp import (
@@ -21,6 +19,7 @@ from relaygate.protocols.ftp import (
     ReplyReader,
 )
 from relaygate.test.parsercases import Outcome, ParserCases, cuts
+from relaygate.test.properties import given, st
 
 
 def command_cases(*, telnet: bool = True) -> ParserCases[CommandReader]:

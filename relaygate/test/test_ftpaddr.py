@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import example, given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.protocols.ftp import Reply, ReplyReader
@@ -24,6 +22,7 @@ from relaygate.protocols.ftpaddr import (
     passive_reply,
     port_argument,
 )
+from relaygate.test.properties import example, given, st
 
 V4 = "192.0.2.7"
 V6 = "2001:db8::7"

@@ -6,8 +6,6 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.protocols.ftp import Reply
@@ -31,6 +29,7 @@ from relaygate.protocols.ftpeffects import (
     Use,
 )
 from relaygate.test.ftpscript import CLIENT, PUBLIC, command
+from relaygate.test.properties import given, settings, st
 
 LINES = (
     *("USER joe", "PASS x", "ACCT x", "REIN", "HOST a", "FEAT", "QUIT", "ABOR", "STAT", "STAT a"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.protocols.ftp import Reply, ReplyReader
 from relaygate.protocols.ftpfeat import adapt_features
 from relaygate.protocols.ftpmask import Mask
+from relaygate.test.properties import given, st
 
 LINES = st.lists(
     st.lists(

@@ -448,6 +448,17 @@ class HouseTests(SynchronousTestCase):
         )
         self.assertEqual(found.stdout.split(), [])
 
+    def test_properties_have_one_door(self) -> None:
+        """
+        One module of the tests imports Hypothesis, and makes its settings; programs of the tests,
+        which start by the hundred, do without.
+        """
+        importing = re.compile(r"^\s*(?:from|import) hypothesis\b", re.MULTILINE)
+        files = (PACKAGE / "test").glob("*.py")
+        found = [file.name for file in files if importing.search(file.read_text("utf-8"))]
+        self.assertEqual(found, ["properties.py"])
+        self.assertNotIn("import", (PACKAGE / "test" / "__init__.py").read_text("utf-8"))
+
     def test_no_room_is_too_large(self) -> None:
         """No module has more lines than can be kept in mind."""
         lengths = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.protocols.httpbody import (
@@ -14,6 +12,7 @@ from relaygate.protocols.httpbody import (
     last_chunk,
 )
 from relaygate.protocols.httphead import HTTPViolation
+from relaygate.test.properties import given, st
 
 WHOLE = b"5\r\nhello\r\nA;x=y\r\n0123456789\r\n0\r\n\r\n"
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 import h11
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.protocols.httphead import (
@@ -17,6 +15,7 @@ from relaygate.protocols.httphead import (
     parse_request,
     parse_response,
 )
+from relaygate.test.properties import given, st
 
 LIMITS = HeadLimits()
 

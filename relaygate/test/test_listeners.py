@@ -7,8 +7,6 @@ import socket
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
@@ -18,6 +16,7 @@ from relaygate.addresses import HostPort, ListenRule
 from relaygate.legport import LegPort
 from relaygate.listeners import Listener, Listeners, Offer
 from relaygate.test.ports import free_port
+from relaygate.test.properties import given, st
 from relaygate.test.wire import Listening, Peer, lines, logged, until
 
 RULES = [ListenRule.parse("0.0.0.0:20-29")]

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
 from OpenSSL import SSL
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -24,6 +22,7 @@ from relaygate.lobby import (
     Lobby,
 )
 from relaygate.protocols.preamble import MAGIC, ChannelOpen, PreambleError, UplinkKeys
+from relaygate.test.properties import given, st
 from relaygate.test.wire import MemoryLeg, lines, logged
 from relaygate.tls import PeerNotAllowed
 

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.logger import LegacyLogObserverWrapper, Logger, LogLevel, LogPublisher
 from twisted.python import log as legacy_log
 from twisted.python.failure import Failure
@@ -26,6 +24,7 @@ from relaygate.logs import (
     make_observer,
     printable,
 )
+from relaygate.test.properties import given, st
 
 TEXT_LINE = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO |WARN |ERROR|CRITICAL) \[[^]]+\] .*"

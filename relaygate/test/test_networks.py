@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.bans import FORGIVEN_S, Bans, Offences, Penance, TooManyBans
@@ -22,6 +20,7 @@ from relaygate.networks import (
     spans_of,
 )
 from relaygate.rates import OVER_S, Rated, Rates
+from relaygate.test.properties import given, st
 
 # Few bits differ, so that networks meet, overlap and touch.
 TEXTS = st.one_of(

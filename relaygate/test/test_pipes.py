@@ -7,12 +7,11 @@ import fcntl
 import os
 import resource
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.pipes import BIG_BYTES, KEEP_SMALL, MAX_BIG, SMALL_BYTES, Pipe, PipeShelf
 from relaygate.test.farend import open_descriptors
+from relaygate.test.properties import given, st
 
 
 class ShelfCase(SynchronousTestCase):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import struct
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.protocols.preamble import (
@@ -26,6 +24,7 @@ from relaygate.protocols.preamble import (
     seal,
 )
 from relaygate.test.parsercases import Outcome, ParserCases
+from relaygate.test.properties import given, st
 
 KEY = b"k" * 32
 KEYS = UplinkKeys(b"i" * 16, b"s" * 32)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.protocols.probes import (
@@ -14,6 +12,7 @@ from relaygate.protocols.probes import (
     ProbeFailed,
     SSHProbe,
 )
+from relaygate.test.properties import given, st
 
 
 def http() -> HTTPProbe:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.protocols.proxyhead import (
@@ -16,6 +14,7 @@ from relaygate.protocols.proxyhead import (
     answer,
 )
 from relaygate.test.parsercases import ParserCases
+from relaygate.test.properties import given, st
 
 
 def receive(reader: ProxyReader, data: bytes) -> Sequence[ProxyRequest]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.protocols.proxyheader import (
@@ -22,6 +20,7 @@ from relaygate.protocols.proxyheader import (
     header_for,
 )
 from relaygate.test.parsercases import ParserCases
+from relaygate.test.properties import given, st
 
 CASES: ParserCases[HeaderReader] = ParserCases(
     make=HeaderReader,

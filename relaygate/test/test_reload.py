@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -22,6 +20,7 @@ from relaygate.identity import IdentityError, Role
 from relaygate.test.nodes import Authority, Node
 from relaygate.test.ports import free_port
 from relaygate.test.programs import new_folder
+from relaygate.test.properties import given, st
 from relaygate.test.test_admin import socket_path
 from relaygate.test.test_cli import call
 from relaygate.test.test_sessions import Echo, SessionCase

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.protocols.socks import (
@@ -21,6 +19,7 @@ from relaygate.protocols.socks import (
     Version4Refused,
 )
 from relaygate.test.parsercases import ParserCases
+from relaygate.test.properties import given, st
 
 
 def receive(reader: SocksReader, data: bytes) -> Sequence[Event]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.protocols.sshident import (
@@ -14,6 +12,7 @@ from relaygate.protocols.sshident import (
     NotSSH,
 )
 from relaygate.test.parsercases import Outcome, ParserCases
+from relaygate.test.properties import given, st
 
 
 def reader_cases(*, preface: bool) -> ParserCases[IdentificationReader]:

@@ -6,8 +6,6 @@ import re
 import socket
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
@@ -26,6 +24,7 @@ from relaygate.protocols.statushttp import (
 from relaygate.statuspage import MAX_CONNECTIONS
 from relaygate.test.parsercases import ParserCases
 from relaygate.test.ports import free_port
+from relaygate.test.properties import given, st
 from relaygate.test.test_admin import socket_path
 from relaygate.test.test_cli import call
 from relaygate.test.test_sessions import Echo, SessionCase

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.stickiness import StickyCookie
+from relaygate.test.properties import given, st
 
 KEY = b"k" * 32
 NAMES = ("10.0.0.5:8080", "10.0.0.6:8080")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.protocols import amp
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate import commands
 from relaygate.arguments import Flag, Number, Octets, Rows, Text
+from relaygate.test.properties import given, st
 from relaygate.test.test_uplink import INWARDS, SAMPLES, PairCase
 from relaygate.test.wire import MemoryLeg, box, boxes, lines, logged
 from relaygate.uplink import MAX_KEYS, Uplink
