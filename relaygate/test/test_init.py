@@ -1,4 +1,8 @@
-"""``relaygate init``: what it writes, what it leaves alone, and that a gateway runs from it."""
+"""
+``relaygate init``: what it writes, and what it leaves alone.
+
+That a gateway runs from it is shown by :mod:`relaygate.test.test_quickstart`.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
 
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.cli.units import unit_name
 from relaygate.config import load_dmz, load_internal
 from relaygate.identity import Role, load_identity
-from relaygate.test.ftpservers import PASSWORD, Offer, PyFTPd
 from relaygate.test.netns import Network, missing, require, require_program
-from relaygate.test.openssh import Keys, SSHServer
-from relaygate.test.programs import Program, Where, completed, new_folder, pause
 from relaygate.test.test_cli import call
 
 SFTP = ("--service", "sftp=ssh,22,sftp.private.example:22")
@@ -322,72 +323,3 @@ class InstallTests(SynchronousTestCase):
         self.assertIn("was changed here and stays", said)
         self.assertTrue(said.endswith("# mine\n/etc/relaygate/internal.toml.new\n"), said)
         self.assertFalse(Path("/etc/relaygate/node-a.key").exists())
-
-
-class QuickStartTests(TestCase):
-    """From two folders to files, with nothing written by hand."""
-
-    async def test_files_through_both_nodes(self) -> None:
-        """SFTP and FTPS through what ``init`` has made, in three networks."""
-        require()
-        curl = require_program("curl")
-        network = Network()
-        self.addCleanup(network.destroy)
-        network.create()
-        keys = Keys(self)
-        inside = Network.private_address
-        sshd = SSHServer(self, keys, inside, 2200, where=(network, "private"))
-        await sshd.ready()
-        ftpd = PyFTPd(self, inside, 2100, Offer(), where=(network, "private"))
-        await ftpd.ready()
-        site = new_folder(self) / "site"
-        flags = ["--gateway", f"{Network.dmz_inner_address}:7443", "--node", f"node-a={inside}"]
-        flags += ["--service", f"sftp=ssh,22,{inside}:2200"]
-        flags += ["--service", f"ftps=ftps,990,{inside}:2100"]
-        flags += ["--public-address", Network.dmz_outer_address]
-        status, _, err = call("init", str(site), *flags)
-        self.assertEqual((status, err), (0, ""))
-        twistd = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
-        twistd += ["-n", "--pidfile="]
-        dmz = Program(
-            self,
-            "dmz",
-            [*twistd, "relaygate-dmz", "--config", str(site / "dmz" / "dmz.toml")],
-            where=(network, "dmz"),
-        )
-        node = Program(
-            self,
-            "node-a",
-            [*twistd, "relaygate-internal", "--config", str(site / "node-a" / "internal.toml")],
-            where=(network, "private"),
-        )
-        network.run("dmz", ["nft", "-f", str(site / "dmz" / "firewall.nft")])
-        network.run("private", ["nft", "-f", str(site / "node-a" / "firewall.nft")])
-        dmz.start()
-        node.start()
-        for port in (22, 990):
-            await dmz.logged(rf"listener open: .*0\.0\.0\.0:{port}\b", timeout=60)
-        outside: Where = (network, "outside")
-        sent = new_folder(self) / "sent"
-        sent.write_bytes(os.urandom(300_000))
-        batch = sent.with_name("batch")
-        stored = new_folder(self) / "stored"
-        batch.write_text(f"put {sent} {stored}\n")
-        done = await completed(
-            self, keys.sftp(Network.dmz_outer_address, 22, batch), where=outside, timeout=60
-        )
-        self.assertEqual(done.status, 0, done.errors)
-        self.assertEqual(stored.read_bytes(), sent.read_bytes())
-        upload = [curl, "--silent", "--show-error", "--max-time", "60"]
-        upload += ["--cacert", str(site / "node-a" / "service-ftps.pem")]
-        upload += ["--user", f"{ftpd.user}:{PASSWORD}", "--upload-file", str(sent)]
-        upload += [f"ftps://{Network.dmz_outer_address}:990/{ftpd.files.name}/sent"]
-        done = await completed(self, upload, where=outside, timeout=90)
-        self.assertEqual(done.status, 0, done.errors)
-        for _ in range(100):
-            if (ftpd.files / "sent").read_bytes() == sent.read_bytes():
-                break
-            await pause(0.1)
-        self.assertEqual((ftpd.files / "sent").read_bytes(), sent.read_bytes())
-        # Nothing was dialled from the DMZ inwards.
-        self.assertEqual(network.inbound_attempts(), 0)
