@@ -28,6 +28,7 @@ from relaygate.test.wheelhouse import fill_for_relaygate
 
 ROOT: Final = Path(relaygate.__file__).parents[1]
 DOCUMENT: Final = ROOT / "docs" / "quickstart.md"
+CONTAINER: Final = ROOT / "etc" / "Containerfile"
 # The addresses that the document has, in the place of those of the test networks.
 GATE, NODE, FILES = "192.0.2.10", "10.0.0.5", "10.0.0.22"
 ADDRESSES: Final = f"""
@@ -51,6 +52,17 @@ def sections(text: str) -> dict[str, list[str]]:
     for paragraph, block in re.findall(r"(?m)^(\S.*(?:\n\S.*)*)\n\n((?: {4}.*\n)+)", text):
         words = re.split(r"[,:]", paragraph)[0]
         found[words] = [" ".join(line.split()) for line in block.splitlines()]
+    return found
+
+
+def built_from(text: str) -> list[str]:
+    """What a Containerfile takes out of the checkout, which must go where the checkout lies."""
+    found: list[str] = []
+    for line in re.findall(r"(?m)^COPY ((?!--).+)$", text):
+        *names, place = line.split()
+        whole = len(names) > 1 or not (ROOT / names[0]).is_dir()
+        assert place == ("/src/" if whole else f"/src/{names[0]}"), line
+        found += names
     return found
 
 
@@ -134,14 +146,19 @@ class QuickStartTests(TestCase):
     # -- the people of it -----------------------------------------------------------------------
 
     def make_home(self) -> Path:
-        """Your own machine: a checkout, the keys for both machines, and where pip looks."""
+        """
+        Your own machine: a checkout, the keys for both machines, and where pip looks.
+
+        The checkout has no more than a container's image is built from, so that this is enough.
+        """
         home = new_folder(self) / "checkout"
         home.mkdir()
         ignore = shutil.ignore_patterns("__pycache__", "dropin.cache", "test")
-        for name in ("relaygate", "twisted"):
-            shutil.copytree(ROOT / name, home / name, ignore=ignore)
-        for name in ("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
-            shutil.copy(ROOT / name, home)
+        for name in built_from(CONTAINER.read_text()):
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, home / name, ignore=ignore)
+            else:
+                shutil.copy(ROOT / name, home)
         tools = home.with_name("tools")
         tools.mkdir()
         for name in ("ssh", "scp", "sftp"):
@@ -241,7 +258,7 @@ class QuickStartTests(TestCase):
 
     async def as_a_container(self, dmz: Machine) -> None:
         """What etc/Containerfile starts works as its user, without a right, on a read-only root."""
-        lines = (ROOT / "etc" / "Containerfile").read_text().splitlines()
+        lines = CONTAINER.read_text().splitlines()
         words = dict(line.split(" ", 1) for line in lines if line[:4] in ("USER", "ENTR", "CMD "))
         user, group = words["USER"].split(":")
         command = " ".join(json.loads(words["ENTRYPOINT"]) + json.loads(words["CMD"]))
