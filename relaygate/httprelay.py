@@ -21,7 +21,7 @@ from relaygate.addresses import HostPort
 from relaygate.bodypump import BodyPump, make_body_pump
 from relaygate.httpend import HTTPEnd
 from relaygate.httpseeker import NotFound, Seeker
-from relaygate.httpsettings import HTTPSettings
+from relaygate.httpsettings import HTTPFacts
 from relaygate.httpwatch import Watch
 from relaygate.legs import Leg
 from relaygate.lingering import linger
@@ -41,7 +41,6 @@ from relaygate.protocols.httpeffects import (
     Side,
     Tunnel,
 )
-from relaygate.protocols.httpfields import Parties
 from relaygate.relay import Relay
 from relaygate.sessionlog import log_backend_failed, log_event
 
@@ -53,11 +52,10 @@ LOGGED_PATH = 1000
 
 class HTTPRelay:
     """
-    Serves the requests that come on *outer*, the client's leg, whose TLS asked for *sni*.
+    Serves the requests that come on *outer*, the client's leg, which *facts* are about.
 
-    *client* is the client's address and *reached* the authority that it connected to;
-    *unauthorised* is called when it has shown who it is in vain; *done* is called once with the
-    outcome, when all connections are gone; *fields* stand in every line of the log.
+    *unauthorised* is called when the client has shown who it is in vain, and *done* once with the
+    outcome, when all connections are gone.
     """
 
     log = Logger()
@@ -65,31 +63,22 @@ class HTTPRelay:
     def __init__(
         self,
         outer: Leg,
-        settings: HTTPSettings,
+        facts: HTTPFacts,
         reactor: Any,
         shelf: PipeShelf,
-        client: str,
-        reached: str,
-        sni: bytes | None,
-        idle_timeout_s: float | None,
         unauthorised: Callable[[], None],
         done: Callable[[Outcome], None],
-        fields: dict[str, object],
     ) -> None:
         self._reactor = reactor
         self._shelf = shelf
-        self._settings = settings
-        self._idle_timeout_s = idle_timeout_s
+        self._facts = facts
         self._unauthorised = unauthorised
         self._done = done
-        self._fields = fields
-        parties = Parties(
-            client, settings.scheme, settings.backend_scheme, reached.encode(), settings.inside
-        )
-        self._session = HTTPSession(settings.policy, settings.routes, parties, sni)
+        settings = facts.settings
+        self._session = HTTPSession(settings.policy, settings.routes, facts.parties, facts.sni)
         self._client = HTTPEnd(self, outer)
         self._backend: HTTPEnd | None = None
-        self._seeker = Seeker(settings, client, reactor, self._backend_failed)
+        self._seeker = Seeker(settings, facts.client, reactor, self._backend_failed)
         self._finding: Deferred[None] | None = None
         self._pumps: dict[Side, BodyPump] = {}
         # Bytes of bodies that have passed by the session, and those that it was not told of.
@@ -317,7 +306,7 @@ class HTTPRelay:
             self._reactor,
             self._shelf,
             self._tunnel_ended,
-            idle_timeout_s=self._idle_timeout_s,
+            idle_timeout_s=self._facts.idle_timeout_s,
         )
         self._tunnel.start(before_in=effect.from_client, before_out=effect.from_backend)
 
@@ -328,12 +317,12 @@ class HTTPRelay:
 
     def _request_seen(self, effect: RequestSeen) -> None:
         path = effect.path
-        if self._settings.log_query and effect.query:
+        if self._facts.settings.log_query and effect.query:
             path += b"?" + effect.query
         for side, pump in self._pumps.items():
             self._partly[side] += pump.moved
         fields = {
-            **self._fields,
+            **self._facts.fields,
             "backend": self._seeker.name,
             "method": _text(effect.method),
             "host": _text(effect.host),
@@ -399,12 +388,13 @@ class HTTPRelay:
             self._feed(self._session.backend_refused, 502)
 
     def _backend_failed(self, backend: HostPort, reason: str) -> None:
-        log_backend_failed(self.log, self._fields, backend, reason)
+        log_backend_failed(self.log, self._facts.fields, backend, reason)
 
     def _not_found(self, failure: Failure) -> None:
         if failure.check(CancelledError):
             return
-        self.log.failure("session {session} failed", failure, session=self._fields["session"])
+        session = self._facts.fields["session"]
+        self.log.failure("session {session} failed", failure, session=session)
         self._feed(self._session.backend_refused, 502)
 
 

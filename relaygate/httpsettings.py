@@ -1,4 +1,4 @@
-"""What a service says about its HTTP sessions, as those who perform them need it."""
+"""What a service says about its HTTP sessions, and what is known of one client's connection."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cached_property
 from relaygate.backends import Backends
 from relaygate.httppool import BackendPool
 from relaygate.protocols.httpeffects import HTTPPolicy, Wait
+from relaygate.protocols.httpfields import Parties
 from relaygate.protocols.httptarget import Routes
 from relaygate.stickiness import StickyCookie
 
@@ -60,3 +61,33 @@ class HTTPSettings:
     def target(self, route: int | None) -> Backends:
         """Where route number *route* leads."""
         return self.default if route is None else self.targets[route]
+
+
+@dataclass(frozen=True)
+class HTTPFacts:
+    """
+    What is known of one client's connection before its first request.
+
+    *client* is the client's address, *reached* the authority that it connected to, and *sni* the
+    host that its TLS asked for (small letters; None where it named none, or there is no TLS).
+    *idle_timeout_s* is a tunnel's; *fields* stand in every line of the log.
+    """
+
+    settings: HTTPSettings
+    client: str
+    reached: str
+    sni: bytes | None
+    idle_timeout_s: float | None
+    fields: dict[str, object]
+
+    @property
+    def parties(self) -> Parties:
+        """Who talks to whom."""
+        settings = self.settings
+        return Parties(
+            self.client,
+            settings.scheme,
+            settings.backend_scheme,
+            self.reached.encode(),
+            settings.inside,
+        )

@@ -23,7 +23,7 @@ from relaygate.ftprelay import FTPRelay
 from relaygate.handshake import HandshakeFailed, shake_hands
 from relaygate.helloopening import HelloOpening, NotOpened, PassThrough
 from relaygate.httprelay import HTTPRelay
-from relaygate.httpsettings import HTTPSettings
+from relaygate.httpsettings import HTTPFacts, HTTPSettings
 from relaygate.legs import Leg
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.parting import part
@@ -110,19 +110,15 @@ class WebSession:
                 self._end(Outcome(Cause.CLIENT, Phase.OPEN, f"TLS: {error}"))
                 return
             sni = outer.tls.get_servername() if outer.tls else None
-        self.relay = HTTPRelay(
-            outer,
-            http,
-            self._reactor,
-            self._shelf,
-            self.start.client[0],
-            str(HostPort(*self.start.reached)),
-            sni.lower() if sni else None,
-            idle_timeout_s,
-            unauthorised,
-            self._end,
-            self._fields(),
+        facts = HTTPFacts(
+            settings=http,
+            client=self.start.client[0],
+            reached=str(HostPort(*self.start.reached)),
+            sni=sni.lower() if sni else None,
+            idle_timeout_s=idle_timeout_s,
+            fields=self._fields(),
         )
+        self.relay = HTTPRelay(outer, facts, self._reactor, self._shelf, unauthorised, self._end)
         log_open(self.log, **self._fields())
         self.relay.start()
 
