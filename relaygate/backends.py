@@ -145,12 +145,10 @@ class _Reaching(Race[Backend, tuple[Backend, Leg]]):
         self._connect = connect
         self._tried: list[Backend] = []
 
-    def choose(self, *, beside: bool) -> Backend | None:
+    def choose(self) -> Backend | None:
         """See :class:`Race`."""
-        now, group = self._clock.seconds(), self._group
-        if beside and not group.others_up(self._tried, now):
-            return None
-        backend = group.pick(self._address, now, self._tried, self._prefer)
+        now = self._clock.seconds()
+        backend = self._group.pick(self._address, now, self._tried, self._prefer)
         if backend is not None:
             self._tried.append(backend)
         return backend

@@ -48,11 +48,6 @@ class HedgeBudget:
         self.begun += 1
         return True
 
-    def take_back(self) -> None:
-        """There was nobody for it."""
-        self.running -= 1
-        self.begun -= 1
-
     def end(self, *, won: bool) -> None:
         """One is over."""
         self.running -= 1
@@ -98,8 +93,8 @@ class Race(Generic[K, R]):
 
     # -- what a subclass says -------------------------------------------------------------------
 
-    def choose(self, *, beside: bool) -> K | None:
-        """Who is to be asked next; *beside* others that have not answered.  None is nobody."""
+    def choose(self) -> K | None:
+        """Who is asked next, one of those of :meth:`more` if there are any; None is nobody."""
         raise NotImplementedError
 
     def more(self) -> bool:
@@ -127,14 +122,14 @@ class Race(Generic[K, R]):
         Raises as the last try has failed.  Cancelling gives all tries up.
         """
         try:
-            whom = self.choose(beside=False)
+            whom = self.choose()
             while whom is not None and not self.more():
                 # Nobody could be asked beside it, so nothing need be ready for two answers.
                 try:
                     return await self.ask(whom)
                 except self._failures as error:
                     self._failure = error
-                whom = self.choose(beside=False)
+                whom = self.choose()
             begun = whom is not None
             if whom is not None:
                 self._start_asking(whom, beside=False)
@@ -155,12 +150,10 @@ class Race(Generic[K, R]):
     def _begin(self) -> bool:
         """Ask one more; whether there was one."""
         beside = bool(self._tries)
-        if beside and not self._budget.begin():
+        if beside and not (self.more() and self._budget.begin()):
             return False
-        whom = self.choose(beside=beside)
+        whom = self.choose()
         if whom is None:
-            if beside:
-                self._budget.take_back()
             return False
         self._start_asking(whom, beside=beside)
         return True

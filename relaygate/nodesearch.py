@@ -99,12 +99,10 @@ class NodeSearch(Race[_Asked, PooledChannel]):
         self._tried = [each for each in self._tried if each.target in self._uplinks]
         return self._listener.group
 
-    def choose(self, *, beside: bool) -> _Asked | None:
+    def choose(self) -> _Asked | None:
         """See :class:`Race`."""
         now = self._clock.seconds()
         group = self._left()
-        if beside and not group.others_up(self._tried, now):
-            return None
         # What is left is shared out, so that one node that hangs leaves time for the next.
         patience_s = max(0.0, self._end_at - now) / max(1, group.left(self._tried))
         prefer = None

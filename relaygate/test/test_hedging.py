@@ -38,12 +38,12 @@ class Asking(Race[str, str]):
         self.discarded: list[str] = []
         self.at_once: dict[str, object] = {}
 
-    def choose(self, *, beside: bool) -> str | None:
-        for name in self.names:
-            if not (beside and name in self.slow):
-                self.names.remove(name)
-                return name
-        return None
+    def choose(self) -> str | None:
+        if not self.names:
+            return None
+        chosen = next((name for name in self.names if name not in self.slow), self.names[0])
+        self.names.remove(chosen)
+        return chosen
 
     def more(self) -> bool:
         return any(name not in self.slow for name in self.names)
