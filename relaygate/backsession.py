@@ -210,7 +210,6 @@ class BackSession(WebSession):
             return
         self._inner = inner
         self._tally.opened += 1
-        self._channel.when_lost(None)
         self._channel.reply(SessionReply(0))
         outer, address = self._channel.leg, source_of(self.start.client[0])
         if service.ftp is not None:
@@ -346,7 +345,6 @@ class BackSession(WebSession):
 
     def _refuse(self, refusal: Refusal) -> None:
         self._tally.refused += 1
-        self._channel.when_lost(None)
         self._channel.reply(SessionReply(refusal.code))
         self._channel.leg.loseConnection()
         self._end(Outcome(refusal.cause, Phase.OPEN, refusal.meaning))

@@ -123,11 +123,9 @@ class MappedData:
                 port=port,
                 reason=str(error),
             )
-            channel.when_lost(None)
             channel.reply(SessionReply(NoBackend.code))
             channel.leg.loseConnection()
             return
-        channel.when_lost(None)
         channel.leg.abort_by_default()
         channel.reply(SessionReply(0))
         relay = Relay(

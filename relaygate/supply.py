@@ -136,12 +136,13 @@ class SuppliedChannel(Protocol):
         self.old = True
         self.leg.loseConnection()
 
-    def when_lost(self, cancel: Callable[[], None] | None) -> None:
-        """Call *cancel* if the channel is lost while its session is being opened."""
+    def when_lost(self, cancel: Callable[[], None]) -> None:
+        """Call *cancel* if the channel is lost before the :meth:`reply`."""
         self._cancel = cancel
 
     def reply(self, reply: SessionReply) -> None:
         """Answer the DMZ node's start."""
+        self._cancel = None
         self.leg.write(seal(reply, self._key))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

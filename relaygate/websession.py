@@ -98,7 +98,6 @@ class WebSession:
         except CancelledError:
             self._end(Outcome(Cause.CLIENT, Phase.OPEN, "the DMZ node gave up waiting"))
             return
-        self._channel.when_lost(None)
         self._channel.reply(SessionReply(0))
         self._tally.opened += 1
         outer = self._channel.leg
@@ -128,7 +127,6 @@ class WebSession:
 
         It is accepted first: which backends have to be reached only its own words tell.
         """
-        self._channel.when_lost(None)
         self._channel.reply(SessionReply(0))
         self._tally.opened += 1
         outer = self._channel.leg

@@ -320,6 +320,16 @@ class LossTests(SupplyCase):
         leg.lose()
         self.assertEqual(cancelled, [True])
 
+    def test_lost_after_the_reply(self) -> None:
+        """What has been answered is not given up for the channel's sake."""
+        self.make(1).keep([False])
+        (leg,) = self.connect()
+        self.start(leg)
+        ((channel, _),) = self.started
+        channel.when_lost(lambda: self.fail("given up"))
+        channel.reply(SessionReply(0))
+        leg.lose()
+
     def test_reply(self) -> None:
         """The answer is written under the channel's own key."""
         self.make(1).keep([False])
