@@ -24,7 +24,6 @@ from relaygate.ftprelay import FTPRelay
 from relaygate.ftpsettings import FTPFacts, FTPSettings
 from relaygate.gate import allows
 from relaygate.guard import Guard, Offence
-from relaygate.handshake import HandshakeFailed
 from relaygate.helloopening import PassThrough
 from relaygate.httprelay import HTTPRelay
 from relaygate.httpsettings import HTTPSettings
@@ -234,13 +233,8 @@ class BackSession(WebSession):
                     service.backends.failed(reached, error.outcome.detail, costly=True)
                 self._end(error.outcome)
                 return
-        elif service.tls is not None:
-            try:
-                await self._secure(outer, service.tls)
-            except HandshakeFailed as error:
-                inner.abortConnection()
-                self._end(Outcome(Cause.CLIENT, Phase.OPEN, f"TLS: {error}"))
-                return
+        elif service.tls is not None and not await self._secure(outer, service.tls):
+            return
         service.backends.worked(reached, address)
         self._relay(service, outer, inner, opened)
 

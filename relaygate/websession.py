@@ -67,9 +67,17 @@ class WebSession:
     def _backend_failed(self, backend: HostPort, reason: str) -> None:
         raise NotImplementedError
 
-    async def _secure(self, outer: Leg, context: SSL.Context) -> None:
+    async def _secure(self, outer: Leg, context: SSL.Context) -> bool:
+        """End the client's TLS here; whether it has begun, or else the session is over."""
         outer.stopReading()
-        await shake_hands(outer, lambda: outer.start_tls(context, server=True), self._reactor)
+        try:
+            await shake_hands(outer, lambda: outer.start_tls(context, server=True), self._reactor)
+        except HandshakeFailed as error:
+            if self._inner is not None:
+                self._inner.abortConnection()
+            self._end(Outcome(Cause.CLIENT, Phase.OPEN, f"TLS: {error}"))
+            return False
+        return True
 
     @property
     def _reply_until(self) -> float:
@@ -103,10 +111,7 @@ class WebSession:
         outer = self._channel.leg
         sni = None
         if tls is not None:
-            try:
-                await self._secure(outer, tls)
-            except HandshakeFailed as error:
-                self._end(Outcome(Cause.CLIENT, Phase.OPEN, f"TLS: {error}"))
+            if not await self._secure(outer, tls):
                 return
             sni = outer.tls.get_servername() if outer.tls else None
         facts = HTTPFacts(
