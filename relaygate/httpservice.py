@@ -8,7 +8,6 @@ from typing import Any
 
 from relaygate.addresses import HostPort
 from relaygate.backends import Backends
-from relaygate.backsession import Service
 from relaygate.config import HTTPConfig, ServiceConfig
 from relaygate.helloopening import PassThrough
 from relaygate.httppool import BackendPool
@@ -17,6 +16,7 @@ from relaygate.protocols.httpeffects import HTTPPolicy
 from relaygate.protocols.httpfields import FieldPolicy
 from relaygate.protocols.httphead import HeadLimits
 from relaygate.protocols.httptarget import Route, Routes
+from relaygate.services import Service
 from relaygate.servicetls import BackendTLS
 from relaygate.serving import make_backends
 from relaygate.stickiness import COOKIE, StickyCookie

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from relaygate import __version__
 from relaygate.addresses import HostPort
 from relaygate.admin import AdminCommands, Arguments
-from relaygate.backsession import BackSession, Service
+from relaygate.backsession import BackSession
 from relaygate.changes import Changes, compare, differing
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK
 from relaygate.config import BansConfig, GatewayConfig, InternalConfig
@@ -34,6 +34,7 @@ from relaygate.protocols.preamble import PROBE, SessionReply, SessionStart
 from relaygate.protocols.statushttp import Response
 from relaygate.servicekeys import ServiceFiles
 from relaygate.servicemaking import make_service
+from relaygate.services import Service
 from relaygate.serving import declared
 from relaygate.statuspage import StatusPage, shared, truth
 from relaygate.steering import Steering

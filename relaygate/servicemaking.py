@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from relaygate.admission import Caps
-from relaygate.backsession import Service
 from relaygate.clocks import time_of_day
 from relaygate.config import ServiceConfig
 from relaygate.ftpservice import ftp_settings
@@ -14,6 +13,7 @@ from relaygate.guard import Guard
 from relaygate.httpservice import use_http
 from relaygate.keeper import Keeper
 from relaygate.servicekeys import ServiceFiles, load_service_files
+from relaygate.services import Service
 from relaygate.serving import make_backends, make_checks
 
 

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from relaygate import __version__
 from relaygate.admin import AdminCommands, AdminError, Answer, Arguments
-from relaygate.backsession import BackSession, Service
+from relaygate.backsession import BackSession
 from relaygate.entries import EntrySession
 from relaygate.forwards import Forwards
 from relaygate.gatewaylink import GatewayLink
@@ -30,6 +30,7 @@ from relaygate.identity import Identity
 from relaygate.keeper import DASHBOARD, Keeper
 from relaygate.outcome import Cause
 from relaygate.servicekeys import ServiceFiles
+from relaygate.services import Service
 
 NEVER = datetime.max.replace(tzinfo=UTC)
 # Sessions in one answer; who wants more asks again from where it ended.

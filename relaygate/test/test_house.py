@@ -130,6 +130,7 @@ ORDER: Final = {
     "httpseeker": 368,
     "httpwatch": 368,
     "httprelay": 369,
+    "services": 369,
     "websession": 370,
     "sshopening": 340,
     "pool": 350,
