@@ -106,14 +106,9 @@ class BackSession(WebSession):
             self._refuse(TurnedAway())
             return
         if service.http is not None:
-            await self._run_http(
-                service.http,
-                service.tls,
-                service.idle_timeout_s,
-                lambda: self._offended(service, Offence.HTTP_UNAUTHORISED),
-            )
+            await self._run_http(service, service.http)
         elif service.passing is not None and service.passing.targets:
-            await self._run_routed(service.passing, service.idle_timeout_s)
+            await self._run_routed(service, service.passing)
         else:
             await self._run_reached(service)
 
@@ -142,7 +137,7 @@ class BackSession(WebSession):
                 inner.abortConnection()
             else:
                 service.backends.worked(reached, address)
-                self._relay_hello(hello, outer, inner, service.idle_timeout_s)
+                self._relay_hello(service, hello, outer, inner)
             return
         if service.protocol == "ssh":
             try:

@@ -8,7 +8,6 @@ reached first, as for every other protocol: if none can be, the DMZ node tries a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from OpenSSL import SSL
@@ -20,6 +19,7 @@ from relaygate.admission import Tally
 from relaygate.backends import Backend, Backends
 from relaygate.errors import Refusal
 from relaygate.ftprelay import FTPRelay
+from relaygate.guard import Offence
 from relaygate.handshake import HandshakeFailed, shake_hands
 from relaygate.helloopening import HelloOpening, NotOpened, PassThrough
 from relaygate.httprelay import HTTPRelay
@@ -31,6 +31,7 @@ from relaygate.pipes import PipeShelf
 from relaygate.protocols.clienthello import ClientHello
 from relaygate.protocols.preamble import SessionReply, SessionStart
 from relaygate.relay import Relay
+from relaygate.services import Service
 from relaygate.sessionlog import log_open
 from relaygate.supply import SuppliedChannel
 
@@ -61,6 +62,9 @@ class WebSession:
     def _end(self, outcome: Outcome) -> None:
         raise NotImplementedError
 
+    def _offended(self, service: Service, kind: Offence) -> None:
+        raise NotImplementedError
+
     def _fields(self) -> dict[str, object]:
         raise NotImplementedError
 
@@ -84,13 +88,7 @@ class WebSession:
         """The time until which the DMZ node has to be answered."""
         return float(self._began + self.start.patience_ms / 1000 - REPLY_MARGIN_S)
 
-    async def _run_http(
-        self,
-        http: HTTPSettings,
-        tls: SSL.Context | None,
-        idle_timeout_s: float | None,
-        unauthorised: Callable[[], None],
-    ) -> None:
+    async def _run_http(self, service: Service, http: HTTPSettings) -> None:
         """
         Serve a client whose requests are read here.
 
@@ -110,8 +108,8 @@ class WebSession:
         self._tally.opened += 1
         outer = self._channel.leg
         sni = None
-        if tls is not None:
-            if not await self._secure(outer, tls):
+        if service.tls is not None:
+            if not await self._secure(outer, service.tls):
                 return
             sni = outer.tls.get_servername() if outer.tls else None
         facts = HTTPFacts(
@@ -119,14 +117,21 @@ class WebSession:
             client=self.start.client[0],
             reached=str(HostPort(*self.start.reached)),
             sni=sni.lower() if sni else None,
-            idle_timeout_s=idle_timeout_s,
+            idle_timeout_s=service.idle_timeout_s,
             fields=self._fields(),
         )
-        self.relay = HTTPRelay(outer, facts, self._reactor, self._shelf, unauthorised, self._end)
+        self.relay = HTTPRelay(
+            outer,
+            facts,
+            self._reactor,
+            self._shelf,
+            lambda: self._offended(service, Offence.HTTP_UNAUTHORISED),
+            self._end,
+        )
         log_open(self.log, **self._fields())
         self.relay.start()
 
-    async def _run_routed(self, passing: PassThrough, idle_timeout_s: float | None) -> None:
+    async def _run_routed(self, service: Service, passing: PassThrough) -> None:
         """
         Serve a client whose backend is chosen by what its TLS asks for.
 
@@ -147,7 +152,7 @@ class WebSession:
             self._part(outer, refused.tls, Outcome(refused.cause, Phase.OPEN, refused.meaning))
             return
         target.worked(reached, self.start.client[0])
-        self._relay_hello(hello, outer, inner, idle_timeout_s)
+        self._relay_hello(service, hello, outer, inner)
 
     async def _read_hello(
         self, passing: PassThrough, outer: Leg
@@ -170,11 +175,7 @@ class WebSession:
         part(outer, words, self._reactor, lambda: self._end(outcome))
 
     def _relay_hello(
-        self,
-        hello: tuple[ClientHello, bytes],
-        outer: Leg,
-        inner: Leg,
-        idle_timeout_s: float | None,
+        self, service: Service, hello: tuple[ClientHello, bytes], outer: Leg, inner: Leg
     ) -> None:
         said, data = hello
         self._inner = inner
@@ -184,7 +185,7 @@ class WebSession:
             self._reactor,
             self._shelf,
             self._end,
-            idle_timeout_s=idle_timeout_s,
+            idle_timeout_s=service.idle_timeout_s,
         )
         self.relay = relay
         log_open(
