@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from relaygate.dataway import TransferFailed
-from relaygate.entries import EntrySession, Surroundings
+from relaygate.entrysession import EntrySession, Surroundings
 from relaygate.legs import Leg
 from relaygate.outcome import Cause, Outcome
 from relaygate.relay import Relay

@@ -33,10 +33,11 @@ from relaygate.changes import Changes, compare
 from relaygate.clocks import time_of_day
 from relaygate.config.forward import ForwardConfig
 from relaygate.departures import Departures
-from relaygate.entries import Entry, EntrySession, Surroundings
+from relaygate.entries import Entry
 from relaygate.entryfollow import Followers
 from relaygate.entrymaking import make_entry, make_users
 from relaygate.entryport import EntryPort
+from relaygate.entrysession import EntrySession, Surroundings
 from relaygate.entrytalk import Users
 from relaygate.keeper import Keeper
 from relaygate.legport import LegPort, WaitingLeg

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from relaygate import __version__
 from relaygate.admin import AdminCommands, AdminError, Answer, Arguments
 from relaygate.backsession import BackSession
-from relaygate.entries import EntrySession
+from relaygate.entrysession import EntrySession
 from relaygate.forwards import Forwards
 from relaygate.gatewaylink import GatewayLink
 from relaygate.identity import Identity

@@ -9,8 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from relaygate.dataway import TransferFailed
-from relaygate.entries import Surroundings
 from relaygate.entryfollow import Followers
+from relaygate.entrysession import Surroundings
 from relaygate.legs import Leg
 from relaygate.pipes import PipeShelf
 from relaygate.test.dataplane import accepted, dialled, gone
