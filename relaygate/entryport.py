@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
@@ -11,6 +11,7 @@ from twisted.logger import Logger
 
 from relaygate.admission import Throttle
 from relaygate.entries import Entry
+from relaygate.legport import Accepted
 from relaygate.legs import Leg
 
 
@@ -40,13 +41,13 @@ class EntryPort(Factory):
         if not entry.admits(address):
             self._note_drop(address, "its address is not among those allowed")
         elif self._data:
-            return _Arriving(self._begin)
+            return Accepted(self._begin)
         elif not entry.sessions.has_room(address):
             self._note_drop(address, "too many sessions")
         elif not entry.has_room_for_pending(address):
             self._note_drop(address, "too many have not said what they want")
         else:
-            return _Arriving(self._begin)
+            return Accepted(self._begin)
         return None
 
     def _note_drop(self, address: str, reason: str) -> None:
@@ -59,16 +60,3 @@ class EntryPort(Factory):
                 reason=reason,
                 not_logged=self._dropped.take_suppressed(),
             )
-
-
-class _Arriving(Protocol):
-    """A program's connection until its session has it."""
-
-    def __init__(self, begin: Callable[[Leg], None]) -> None:
-        self._begin = begin
-
-    def connectionMade(self) -> None:
-        """See :class:`twisted.internet.interfaces.IProtocol`."""
-        leg = cast(Leg, self.transport)
-        leg.abort_by_default()
-        self._begin(leg)

@@ -157,7 +157,7 @@ class LegPort(tcp.Port):
 
 class Accepted(Protocol):
     """
-    The protocol of a connection that was accepted because somebody waits for it.
+    The protocol of a connection that was accepted, until somebody has it.
 
     *taker* has its leg, not read, and gives it another protocol.
     """
