@@ -107,24 +107,21 @@ class Egress:
         self.of_nodes.caps = Caps(0, most_of_node)
 
     async def connect(
-        self,
-        node: INode,
-        *,
-        session: str,
-        transfer: int,
-        entry: str,
-        host: str,
-        port: int,
-        data: bool,
-        tls: bool,
-        patience: int,
+        self, node: INode, *, data: bool, patience: int, **wish: Any
     ) -> dict[str, Any]:
         """See :class:`relaygate.commands.Connect`; *node* asks."""
-        outward = self._enter(node, session, transfer, entry, _wanted(host, port), tls)
+        outward = self._enter(node, **wish)
         limit_s = min(patience / 1000, CONNECT_LIMIT_S)
         return await outward.answer(lambda: outward.dial(limit_s, data))
 
     async def await_peer(
+        self, node: INode, *, first: int, last: int, **wish: Any
+    ) -> dict[str, Any]:
+        """See :class:`relaygate.commands.Await`; *node* asks."""
+        outward = self._enter(node, **wish)
+        return await outward.answer(lambda: outward.listen((first, last)))
+
+    def _enter(
         self,
         node: INode,
         *,
@@ -132,23 +129,17 @@ class Egress:
         transfer: int,
         entry: str,
         host: str,
-        first: int,
-        last: int,
         tls: bool,
-    ) -> dict[str, Any]:
-        """See :class:`relaygate.commands.Await`; *node* asks."""
-        outward = self._enter(node, session, transfer, entry, _wanted(host, 0), tls)
-        return await outward.answer(lambda: outward.listen((first, last)))
-
-    def _enter(
-        self, node: INode, session: str, number: int, entry: str, wanted: HostPort, tls: bool
+        port: int = 0,
     ) -> _Outward:
-        if (session, number) in self._all or self.transfers.knows(session):
+        """What both commands ask for: a connection of *node*'s, to *host*."""
+        wanted = _wanted(host, port)
+        if (session, transfer) in self._all or self.transfers.knows(session):
             raise NotPermitted("the session has a connection of this number")
         if not self.pending.has_room(node.name):
             raise NotPossible("too many connections of this node are being made")
-        outward = _Outward(self, node, session, number, entry, wanted, tls)
-        self._all[session, number] = outward
+        outward = _Outward(self, node, session, transfer, entry, wanted, tls)
+        self._all[session, transfer] = outward
         self.pending.add(node.name)
         return outward
 
