@@ -9,7 +9,7 @@ A node names a host and a port; all that is decided about it is decided here, in
 
 The name is resolved once, and what is dialled is a literal of which the policy was asked: an answer
 that changes in between changes nothing.  What stands then is a session of the node's, which a
-:class:`relaygate.transfers.Transfer` carries; where it is one of FTP, it may have transfers as a
+:class:`relaygate.transfer.Transfer` carries; where it is one of FTP, it may have transfers as a
 published session has.
 """
 
@@ -42,7 +42,8 @@ from relaygate.passive import PassivePorts
 from relaygate.pipes import PipeShelf
 from relaygate.resolver import Lookups, NotResolved, RoutingTable, source_towards
 from relaygate.sessionlog import Moved, log_end, log_event, log_open
-from relaygate.transfers import Control, Transfer, Transfers
+from relaygate.transfer import Control, Transfer
+from relaygate.transfers import Transfers
 
 # Seconds for the name and the dial together.
 CONNECT_LIMIT_S = 15.0

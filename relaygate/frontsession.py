@@ -24,7 +24,8 @@ from relaygate.protocols.preamble import SessionStart
 from relaygate.protocols.proxyheader import ProxyHeader
 from relaygate.relay import Relay
 from relaygate.sessionlog import log_end, log_open
-from relaygate.transfers import Control, Transfers
+from relaygate.transfer import Control
+from relaygate.transfers import Transfers
 
 
 class FrontSession:

@@ -32,7 +32,8 @@ from relaygate.test.test_listeners import FakePort
 from relaygate.test.test_passive import MovedReactor
 from relaygate.test.wire import Listening, identity, lines, logged
 from relaygate.tls import client_context, server_context
-from relaygate.transfers import MAX_TRANSFERS, MEET_LIMIT_S, Control, Transfers
+from relaygate.transfer import MEET_LIMIT_S, Control
+from relaygate.transfers import MAX_TRANSFERS, Transfers
 
 SESSION = "0123456789abcdef"
 SPAN = free_span(LOOPBACK)

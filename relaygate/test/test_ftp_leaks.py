@@ -16,7 +16,7 @@ from relaygate.relay import Relay
 from relaygate.test.farend import Peer, open_descriptors, reactor, unchanged, until
 from relaygate.test.ftpnodes import FTPCase
 from relaygate.test.ftppeers import BackendLine, Line
-from relaygate.transfers import Transfer
+from relaygate.transfer import Transfer
 
 KINDS = (BackSession, FrontSession, ControlEnd, FTPData, FTPRelay, FTPSession, Relay, Transfer)
 SESSIONS = 500

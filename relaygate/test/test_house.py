@@ -141,6 +141,7 @@ ORDER: Final = {
     "offers": 365,
     "passive": 360,
     "rendezvous": 365,
+    "transfer": 366,
     "transfers": 368,
     "ftpcontrol": 365,
     "ftpways": 363,

@@ -17,7 +17,8 @@ from relaygate.listeners import Listener
 from relaygate.mapped import Mapping
 from relaygate.test.ftpnodes import CLIENT, GATE, STRANGER
 from relaygate.test.test_listeners import Node, offer
-from relaygate.transfers import Control, Transfers
+from relaygate.transfer import Control
+from relaygate.transfers import Transfers
 
 MAPPING = Mapping("ftp", 2000, 2009, (), False)
 NODES = ("node-a", "node-b", "node-c")
