@@ -13,7 +13,7 @@ from relaygate.gatewaylink import GatewayLink
 from relaygate.uplink import UplinkFailed
 
 
-class INode(Protocol):
+class ILinked(Protocol):
     """Whose links are probed."""
 
     links: dict[str, GatewayLink]
@@ -22,7 +22,7 @@ class INode(Protocol):
 class Prober:
     """Answers for *node*."""
 
-    def __init__(self, node: INode, clock: IReactorTime) -> None:
+    def __init__(self, node: ILinked, clock: IReactorTime) -> None:
         self._node = node
         self._clock = clock
 

@@ -55,7 +55,7 @@ def _number(row: tuple[str, ref[Session]]) -> str:
     return row[0]
 
 
-class INode(Protocol):
+class ISteered(Protocol):
     """What is steered."""
 
     identity: Identity
@@ -82,7 +82,7 @@ class Steering:
 
     log = Logger()
 
-    def __init__(self, node: INode, clock: IReactorTime) -> None:
+    def __init__(self, node: ISteered, clock: IReactorTime) -> None:
         self._node = node
         self._clock = clock
         self._began = clock.seconds()
@@ -234,7 +234,7 @@ class Steering:
         return {"sessions": sessions}
 
 
-def _certificates(node: INode) -> list[dict[str, str]]:
+def _certificates(node: ISteered) -> list[dict[str, str]]:
     """
     Whose certificates end when, the first first: the node's, and those of DMZ nodes and services.
 

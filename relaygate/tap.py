@@ -60,8 +60,8 @@ class IConfig(Protocol):
 N_contra = TypeVar("N_contra", contravariant=True)
 
 
-class INode(Protocol[N_contra]):
-    """What both nodes have, beside being services."""
+class IReloadable(Protocol[N_contra]):
+    """What both nodes are, beside being services."""
 
     running: Any
 
@@ -166,7 +166,7 @@ class Reloader(Generic[C]):
     log = Logger()
 
     def __init__(
-        self, load: Callable[[], Deferred[C]], keeper: Keeper[Identity], node: INode[C]
+        self, load: Callable[[], Deferred[C]], keeper: Keeper[Identity], node: IReloadable[C]
     ) -> None:
         self._load = load
         self._keeper = keeper
