@@ -34,7 +34,7 @@ from relaygate.protocols.proxyheader import header_for
 from relaygate.relay import Relay
 from relaygate.services import Service
 from relaygate.sessionlog import log_backend_failed, log_end, log_open
-from relaygate.sshopening import NotOpened, Opened, SSHOpening
+from relaygate.sshopening import NotIdentified, Opened, SSHOpening
 from relaygate.supply import SuppliedChannel
 from relaygate.websession import WebSession
 
@@ -142,7 +142,7 @@ class BackSession(WebSession):
         if service.protocol == "ssh":
             try:
                 opened = await SSHOpening(outer, inner, self._reactor).done
-            except NotOpened as error:
+            except NotIdentified as error:
                 if error.server_is_silent:
                     # It accepts connections and does no more.
                     service.backends.failed(reached, error.outcome.detail, costly=True)

@@ -60,7 +60,7 @@ class PassThrough:
         return self.default if number is None else self.targets[number]
 
 
-class NotOpened(Exception):
+class NoClientHello(Exception):
     """The client did not begin TLS; *outcome* says why.  Its leg is still there."""
 
     def __init__(self, outcome: Outcome) -> None:
@@ -73,7 +73,7 @@ class HelloOpening(Protocol):
     """
     Reads the first message on *leg*.
 
-    :attr:`done` fires with it, and then nobody reads the leg; or it fails with :class:`NotOpened`.
+    :attr:`done` fires with it, and then nobody reads the leg, or fails with :class:`NoClientHello`.
     :attr:`data` are the bytes that came, for the backend.
     """
 
@@ -125,4 +125,4 @@ class HelloOpening(Protocol):
             return
         if self._limit.active():
             self._limit.cancel()
-        self.done.errback(NotOpened(Outcome(cause, Phase.OPEN, detail)))
+        self.done.errback(NoClientHello(Outcome(cause, Phase.OPEN, detail)))

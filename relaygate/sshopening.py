@@ -26,7 +26,7 @@ from relaygate.protocols.sshident import IdentificationReader, NotSSH
 IDENTIFICATION_LIMIT_S = 30.0
 
 
-class NotOpened(Exception):
+class NotIdentified(Exception):
     """
     One side did not identify itself; both legs are gone.  *outcome* says which and why, and
     *server_is_silent* whether it was the server, whatever the client did.
@@ -97,7 +97,7 @@ class SSHOpening:
     """
     Watches *outer* (the client's leg) and *inner* (the server's) until both are identified.
 
-    :attr:`done` fires with :class:`Opened`, or fails with :class:`NotOpened`.
+    :attr:`done` fires with :class:`Opened`, or fails with :class:`NotIdentified`.
     """
 
     def __init__(self, outer: Leg, inner: Leg, clock: IReactorTime) -> None:
@@ -147,4 +147,4 @@ class SSHOpening:
         self._inner.abortConnection()
         # A server speaks first: that it has not is nothing that a client could have brought about.
         silent = cause is not Cause.CLIENT and self._server.reader.identification is None
-        self.done.errback(NotOpened(Outcome(cause, Phase.OPEN, detail), silent))
+        self.done.errback(NotIdentified(Outcome(cause, Phase.OPEN, detail), silent))

@@ -21,7 +21,7 @@ from relaygate.errors import Refusal
 from relaygate.ftprelay import FTPRelay
 from relaygate.guard import Offence
 from relaygate.handshake import HandshakeFailed, shake_hands
-from relaygate.helloopening import HelloOpening, NotOpened, PassThrough
+from relaygate.helloopening import HelloOpening, NoClientHello, PassThrough
 from relaygate.httprelay import HTTPRelay
 from relaygate.httpsettings import HTTPFacts, HTTPSettings
 from relaygate.legs import Leg
@@ -161,7 +161,7 @@ class WebSession:
         opening = HelloOpening(outer, self._reactor)
         try:
             hello = await opening.done
-        except NotOpened as error:
+        except NoClientHello as error:
             outer.abortConnection()
             self._end(error.outcome)
             return None
