@@ -11,7 +11,7 @@ from relaygate.guard import Guard
 from relaygate.helloopening import PassThrough
 from relaygate.httpsettings import HTTPSettings
 from relaygate.networks import NetworkSet
-from relaygate.protocols.probes import Probe
+from relaygate.protocols.healthchecks import HealthCheck
 from relaygate.servicekeys import ServiceFiles, ServiceKey
 from relaygate.servicetls import BackendTLS, service_context, web_context
 from relaygate.stickiness import StickyCookie
@@ -56,7 +56,7 @@ class Service:
         self.guard: Guard | None = None
         # What becomes of the listener when no backend is up: "close", or "refuse" in words.
         self.when_down = "close"
-        self.checks = Checks(lambda _: Probe(), None, CONNECT_LIMIT_S, lambda: None)
+        self.checks = Checks(lambda _: HealthCheck(), None, CONNECT_LIMIT_S, lambda: None)
         # HTTPS that is passed through, and HTTP that is read here.
         self.passing: PassThrough | None = None
         self.http: HTTPSettings | None = None

@@ -13,7 +13,7 @@ from relaygate.backends import Backends
 from relaygate.balance import Group, Member, Persistence
 from relaygate.config import BackendConfig, ServiceConfig
 from relaygate.marks import CheckRule, Health, MarkRule
-from relaygate.protocols.probes import FTPProbe, HTTPProbe, Probe, SSHProbe
+from relaygate.protocols.healthchecks import FTPCheck, HealthCheck, HTTPCheck, SSHCheck
 from relaygate.protocols.proxyheader import LOCAL
 from relaygate.servicetls import BackendTLS
 from relaygate.watch import Checks
@@ -45,7 +45,7 @@ def make_checks(config: ServiceConfig, tls: Callable[[], BackendTLS | None]) -> 
     """How they are looked at; *tls* is how they are spoken to where they speak TLS at once."""
     health = config.health
     return Checks(
-        probe=_probe_maker(config),
+        make=_check_maker(config),
         interval_s=None if health.check == "none" else health.interval_s,
         timeout_s=health.timeout_s,
         header=LOCAL[config.proxy_protocol],
@@ -53,16 +53,17 @@ def make_checks(config: ServiceConfig, tls: Callable[[], BackendTLS | None]) -> 
     )
 
 
-def _probe_maker(config: ServiceConfig) -> Callable[[HostPort], Probe]:
+def _check_maker(config: ServiceConfig) -> Callable[[HostPort], HealthCheck]:
     health = config.health
     # Where no check is asked for, one that went out is asked in its protocol's own words.
     own = {"ssh": "ssh", "ftp": "ftp", "ftps": "ftp"}.get(config.protocol, "connect")
     kind = own if health.check == "none" else health.check
     if kind == "http":
-        return lambda backend: HTTPProbe(
+        return lambda backend: HTTPCheck(
             health.http_host or str(backend), health.http_path, health.http_status
         )
-    return {"ssh": lambda _: SSHProbe(), "ftp": lambda _: FTPProbe()}.get(kind, lambda _: Probe())
+    kinds = {"ssh": SSHCheck, "ftp": FTPCheck}
+    return lambda _: kinds.get(kind, HealthCheck)()
 
 
 def _node_persistence(config: ServiceConfig) -> int:

@@ -25,13 +25,13 @@ from relaygate.backends import Backend, Backends
 from relaygate.dial import DialFailed, dial
 from relaygate.handshake import HandshakeFailed, shake_hands
 from relaygate.legs import Leg
-from relaygate.protocols.probes import Probe, ProbeFailed
+from relaygate.protocols.healthchecks import CheckFailed, HealthCheck
 from relaygate.servicetls import BackendTLS
 from relaygate.tls import PeerNotAllowed
 
 # Seconds between two looks at a marked backend while no other of its service is up.
 URGENT_S = 2.0
-# Seconds for a server to end the connection after the probe has said its farewell.
+# Seconds for a server to end the connection after the check has said its farewell.
 LEAVE_LIMIT_S = 1.0
 
 
@@ -40,28 +40,24 @@ class Checks:
     """
     How backends are looked at.
 
-    *probe* makes a probe for an address; *interval_s* is None where only marked ones are looked
-    at; *tls* gives the TLS of the moment, or None for none; *header* is the PROXY header that says
+    *make* makes a check for an address; *interval_s* is None where only marked ones are looked at;
+    *tls* gives the TLS of the moment, or None for none; *header* is the PROXY header that says
     that we speak for nobody, where backends demand one (requirement 75).
     """
 
-    probe: Callable[[HostPort], Probe]
+    make: Callable[[HostPort], HealthCheck]
     interval_s: float | None
     timeout_s: float
     tls: Callable[[], BackendTLS | None]
     header: bytes = b""
 
 
-class CheckFailed(Exception):
-    """A backend is not well; the text says why."""
-
-
 @implementer(IHalfCloseableProtocol)
 class _Asking(Protocol):
-    """The connection of one probe."""
+    """The connection of one check."""
 
-    def __init__(self, probe: Probe) -> None:
-        self._probe = probe
+    def __init__(self, check: HealthCheck) -> None:
+        self._check = check
         self.done: Deferred[None] = Deferred()
         self.over: Deferred[None] = Deferred()
 
@@ -71,10 +67,10 @@ class _Asking(Protocol):
         return cast(Leg, self.transport)
 
     def begin(self) -> None:
-        """Say the probe's first words."""
-        if self._probe.first:
-            self.leg.write(self._probe.first)
-        if self._probe.content:
+        """Say the check's first words."""
+        if self._check.first:
+            self.leg.write(self._check.first)
+        if self._check.content:
             self.done.callback(None)
         self.leg.startReading()
 
@@ -83,15 +79,15 @@ class _Asking(Protocol):
         if self.done.called:
             return
         try:
-            if self._probe.receive(data):
+            if self._check.receive(data):
                 self.done.callback(None)
-        except ProbeFailed as error:
-            self.done.errback(CheckFailed(str(error)))
+        except CheckFailed as error:
+            self.done.errback(error)
 
     def leave(self) -> None:
         """Take leave, in the protocol's own way."""
-        if self._probe.leave:
-            self.leg.write(self._probe.leave)
+        if self._check.leave:
+            self.leg.write(self._check.leave)
         self.leg.loseWriteConnection()
 
     def readConnectionLost(self) -> None:
@@ -128,7 +124,7 @@ async def check(reactor: Any, address: HostPort, checks: Checks) -> None:
         tls = checks.tls()
         if tls is not None:
             await _secure(reactor, leg, tls, address.host)
-        asking = _Asking(checks.probe(address))
+        asking = _Asking(checks.make(address))
         leg.protocol = asking
         asking.makeConnection(leg)
         if not leg.connected:
@@ -240,7 +236,7 @@ class Watcher(Service):
 
     async def _look_at(self, backend: Backend) -> None:
         health = backend.health
-        # Its pause goes on while it is looked at, so that no session is the second probe.
+        # Its pause goes on while it is looked at, so that no session is the second check.
         health.tried(self._reactor.seconds())
         try:
             await check(self._reactor, backend.target, self._checks)

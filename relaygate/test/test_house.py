@@ -61,7 +61,7 @@ ORDER: Final = {
     "protocols.statushttp": 10,
     "protocols.proxyhead": 10,
     "protocols.socks": 10,
-    "protocols.probes": 10,
+    "protocols.healthchecks": 10,
     "protocols.proxyheader": 10,
     "protocols.sshident": 10,
     # 1, values: no Twisted, no clock, no randomness

@@ -15,7 +15,13 @@ from relaygate.addresses import HostPort
 from relaygate.backends import Backends
 from relaygate.balance import Group, Member
 from relaygate.config.balancing import HealthConfig
-from relaygate.protocols.probes import FTPProbe, HTTPProbe, Probe, SSHProbe
+from relaygate.protocols.healthchecks import (
+    CheckFailed,
+    FTPCheck,
+    HealthCheck,
+    HTTPCheck,
+    SSHCheck,
+)
 from relaygate.test.ports import free_port
 from relaygate.test.test_sessions import (
     BANNER,
@@ -26,7 +32,7 @@ from relaygate.test.test_sessions import (
     SSHServer,
 )
 from relaygate.test.wire import lines, logged, until
-from relaygate.watch import CheckFailed, Checks, Watcher, check
+from relaygate.watch import Checks, Watcher, check
 
 twisted: Any = reactor
 
@@ -79,9 +85,9 @@ class ServerCase(TestCase):
             await listening.stopListening()
 
 
-def checks(probe: Any, interval: float | None = None, timeout: float = 10.0) -> Checks:
-    """Checks by *probe*."""
-    return Checks(probe, interval, timeout, lambda: None)
+def checks(make: Any, interval: float | None = None, timeout: float = 10.0) -> Checks:
+    """Checks that *make* makes."""
+    return Checks(make, interval, timeout, lambda: None)
 
 
 class CheckTests(ServerCase):
@@ -89,14 +95,14 @@ class CheckTests(ServerCase):
 
     async def test_good(self) -> None:
         """Each kind finds a server of its kind well, and takes leave of it (Requirement 47)."""
-        for probe, server, said in (
-            (lambda _: Probe(), Echo, b""),
-            (lambda _: SSHProbe(), SSHServer, SSHProbe.leave),
-            (lambda _: FTPProbe(), FTPServer, b"QUIT\r\n"),
-            (lambda _: HTTPProbe("x", "/", (200,)), Web, HTTPProbe("x", "/", (200,)).first),
+        for make, server, said in (
+            (lambda _: HealthCheck(), Echo, b""),
+            (lambda _: SSHCheck(), SSHServer, SSHCheck.leave),
+            (lambda _: FTPCheck(), FTPServer, b"QUIT\r\n"),
+            (lambda _: HTTPCheck("x", "/", (200,)), Web, HTTPCheck("x", "/", (200,)).first),
         ):
             factory, address, _ = self.serve(server)
-            await check(reactor, address, checks(probe))
+            await check(reactor, address, checks(make))
             (served,) = factory.built
             await until(partial(getattr, served, "over"), "its end")
             self.assertEqual(served.data, said)
@@ -106,10 +112,10 @@ class CheckTests(ServerCase):
         nowhere = HostPort("127.0.0.1", free_port())
         _, mute, _ = self.serve(Echo)
         _, sick, _ = self.serve(Sick)
-        http = checks(lambda _: HTTPProbe("x", "/", (200,)))
+        http = checks(lambda _: HTTPCheck("x", "/", (200,)))
         for address, how, reason in (
-            (nowhere, checks(lambda _: Probe()), "refused"),
-            (mute, checks(lambda _: SSHProbe(), timeout=0.2), "no answer in 0.2 s"),
+            (nowhere, checks(lambda _: HealthCheck()), "refused"),
+            (mute, checks(lambda _: SSHCheck(), timeout=0.2), "no answer in 0.2 s"),
             (sick, http, "it answers 503"),
         ):
             with self.assertRaises(CheckFailed) as caught:
@@ -125,7 +131,7 @@ class WatcherTests(ServerCase):
         group: Group[HostPort] = Group("round-robin")
         group.members = [Member(each, str(each)) for each in (address, *more)]
         backends = Backends("svc", group, reactor)
-        how = checks(lambda _: SSHProbe(), interval)
+        how = checks(lambda _: SSHCheck(), interval)
         watcher = Watcher(backends, how, reactor, lambda: 0.5)
         backends.changed = watcher.look
         watcher.startService()

@@ -1,7 +1,8 @@
 """
-Probes: the few bytes by which a server is asked whether it is well, and what its answer means.
+Health checks: the few bytes by which a server is asked whether it is well, and what its answer
+means.
 
-A probe is gentle on the server that it asks (requirement 47): it says who it is where the protocol
+A check is gentle on the server that it asks (requirement 47): it says who it is where the protocol
 has words for that, and takes its leave as a client would, so that no server takes it for a port
 scan or counts it as an attack.
 """
@@ -26,13 +27,13 @@ _SSH_LEAVE = (
 )
 
 
-class ProbeFailed(Exception):
-    """The server is not well; the text says what it said."""
+class CheckFailed(Exception):
+    """The server is not well, or not there; the text says why."""
 
 
-class Probe:
+class HealthCheck:
     """
-    The probe ``connect``: to be reached is enough.
+    The check ``connect``: to be reached is enough.
 
     *first* is sent at the beginning and *leave* at the end.  :meth:`receive` says whether the
     server is well, as soon as that is known.
@@ -51,34 +52,34 @@ class Probe:
 
     def receive(self, data: bytes) -> bool:
         """*data* has come; whether the server is well, for all that is known so far.  Raises
-        :class:`ProbeFailed`.
+        :class:`CheckFailed`.
         """
         return True
 
 
-class _Listening(Probe):
-    """A probe that waits for an answer."""
+class _Listening(HealthCheck):
+    """A check that waits for an answer."""
 
     @property
     def content(self) -> bool:
-        """See :class:`Probe`."""
+        """See :class:`HealthCheck`."""
         return False
 
     def receive(self, data: bytes) -> bool:
-        """See :class:`Probe`."""
+        """See :class:`HealthCheck`."""
         self._answer += data
         if self._judge(bytes(self._answer)):
             return True
         if len(self._answer) > MAX_ANSWER:
-            raise ProbeFailed("it says too much")
+            raise CheckFailed("it says too much")
         return False
 
     def _judge(self, answer: bytes) -> bool:
-        """Whether *answer* is whole and good; raises :class:`ProbeFailed` if it is not good."""
+        """Whether *answer* is whole and good; raises :class:`CheckFailed` if it is not good."""
         raise NotImplementedError
 
 
-class SSHProbe(_Listening):
+class SSHCheck(_Listening):
     """Waits for the identification string (RFC 4253 section 4.2), and says why it leaves."""
 
     leave = _SSH_LEAVE
@@ -89,11 +90,11 @@ class SSHProbe(_Listening):
             if line.startswith(b"SSH-"):
                 if line.startswith((b"SSH-2.0-", b"SSH-1.99-")):
                     return True
-                raise ProbeFailed("it speaks another version of SSH")
+                raise CheckFailed("it speaks another version of SSH")
         return False
 
 
-class FTPProbe(_Listening):
+class FTPCheck(_Listening):
     """Waits for the greeting (RFC 959 section 5.4), and quits."""
 
     leave = b"QUIT\r\n"
@@ -105,11 +106,11 @@ class FTPProbe(_Listening):
                 if line.startswith(b"2"):
                     return True
                 if not line.startswith(b"1"):
-                    raise ProbeFailed(f"it greets with {line[:3].decode()}")
+                    raise CheckFailed(f"it greets with {line[:3].decode()}")
         return False
 
 
-class HTTPProbe(_Listening):
+class HTTPCheck(_Listening):
     """Asks for *path* of *host*, and expects one of *statuses* (RFC 9112)."""
 
     def __init__(self, host: str, path: str, statuses: Collection[int]) -> None:
@@ -125,8 +126,8 @@ class HTTPProbe(_Listening):
             return False
         found = _STATUS_LINE.match(answer)
         if found is None:
-            raise ProbeFailed("it does not speak HTTP")
+            raise CheckFailed("it does not speak HTTP")
         status = int(found[1])
         if status not in self._statuses:
-            raise ProbeFailed(f"it answers {status}")
+            raise CheckFailed(f"it answers {status}")
         return True
