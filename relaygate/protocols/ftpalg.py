@@ -68,7 +68,7 @@ from relaygate.protocols.ftpexchange import (
     Securing,
     Transfer,
 )
-from relaygate.protocols.ftplate import ADDRESSES, BUSY, ENDS, FINALS, Late, Probe
+from relaygate.protocols.ftplate import ADDRESSES, BUSY, ENDS, FINALS, Doubt, Late
 from relaygate.protocols.ftpmask import Mask
 from relaygate.protocols.ftpprepare import NO_DATA, Preparation
 from relaygate.protocols.ftptransfer import Transferring
@@ -115,7 +115,7 @@ class FTPSession:
         self._waiting: deque[Command | BadLine] = deque()
         self._current: Exchange | None = None
         self._late: Late | None = None
-        self._probe: Probe | None = None
+        self._doubt: Doubt | None = None
         self._client_gone = False
 
     # What can be asked about a session.
@@ -126,7 +126,7 @@ class FTPSession:
         current = self._current
         if current is None:
             return Wait.COMMAND
-        if self._probe is not None:
+        if self._doubt is not None:
             return Wait.PROBE
         if current.wait is Wait.DATA and self._quit_waits():
             return Wait.QUIT
@@ -322,20 +322,20 @@ class FTPSession:
 
     def _in_doubt(self, reply: Reply) -> bool:
         """Take *reply* if it is in doubt whose it is, or brings that to light; whether it was."""
-        current, probe = self._current, self._probe
+        current, doubt = self._current, self._doubt
         if self._late is None or not isinstance(current, Preparation) or reply.preliminary:
             return False
-        if probe is None:
+        if doubt is None:
             if not current.asked or reply.code not in FINALS - ENDS:
                 return False
-            self._probe = Probe(reply, current.asked)
-            self._core.send(self._probe.command)
+            self._doubt = Doubt(reply, current.asked)
+            self._core.send(self._doubt.command)
             return True
-        self._probe = None
-        if probe.answered_by(reply):
-            current.answered(probe.reply)
+        self._doubt = None
+        if doubt.answered_by(reply):
+            current.answered(doubt.reply)
             return True
-        last, answer = (reply, probe.reply) if reply.code in ENDS else (probe.reply, reply)
+        last, answer = (reply, doubt.reply) if reply.code in ENDS else (doubt.reply, reply)
         self._late_said(last)
         current.answered(answer, probed=True)
         return True

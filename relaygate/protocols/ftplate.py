@@ -33,9 +33,9 @@ ENDS: Final = frozenset({226, 250, 426})
 BUSY: Final = Reply.of(503, "A transfer waits: send PASV or PORT, or ABOR.")
 
 
-class Probe:
+class Doubt:
     """
-    The question which one *reply* was: the last of the transfer's, or the answer to *asked*.
+    Whose a *reply* is: the transfer's, then its last one, or the answer to *asked*.
 
     The backend answers in order.  So if the answer to *asked* is still due it comes before that to
     :attr:`command`, and else it has come already.
