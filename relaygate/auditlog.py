@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Transfer", "Transfers"]
+__all__ = ["TransferReader", "TransferRecord"]
 
 # More sessions than this are not under way at once; whoever logged in longest ago is forgotten.
 MAX_SESSIONS = 100_000
@@ -33,7 +33,7 @@ _QUOTED = re.compile(r"[ ']")
 
 
 @dataclass(frozen=True)
-class Transfer:
+class TransferRecord:
     """One file or listing that was moved, or was to be.
 
     *time* is when it ended (RFC 3339, UTC), *code* the last answer to the client, *size* its
@@ -63,8 +63,8 @@ class Transfer:
         return self.code < 400
 
 
-class Transfers:
-    """Makes :class:`Transfer` out of lines, which come in the log's order.
+class TransferReader:
+    """Makes :class:`TransferRecord` out of lines, which come in the log's order.
 
     *unreadable* counts lines of the audit that could not be understood: cut off by a full disk,
     or of a newer version.
@@ -76,7 +76,7 @@ class Transfers:
         # Those that there were.
         self.found = 0
 
-    def read(self, lines: Iterable[str]) -> Iterator[Transfer]:
+    def read(self, lines: Iterable[str]) -> Iterator[TransferRecord]:
         """Yield one for each line that tells of one."""
         for line in lines:
             found = _json_line(line) if line.startswith("{") else _text_line(line)
@@ -104,9 +104,9 @@ class Transfers:
         if len(self._users) > MAX_SESSIONS:
             self._users.popitem(last=False)
 
-    def _transfer(self, fields: dict[str, Any]) -> Transfer:
+    def _transfer(self, fields: dict[str, Any]) -> TransferRecord:
         session = str(fields["session"])
-        return Transfer(
+        return TransferRecord(
             time=str(fields["time"]),
             session=session,
             # A fixed forward's session has an entry in its place.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from relaygate.auditlog import Transfer, Transfers
+from relaygate.auditlog import TransferReader, TransferRecord
 from relaygate.cli.shown import print_table
 from relaygate.config import printable
 
@@ -83,7 +83,7 @@ def _keys(text: str) -> tuple[str, ...]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    transfers = Transfers()
+    transfers = TransferReader()
     found = _chosen(arguments, transfers.read(_lines(arguments.files)))
     try:
         if arguments.by:
@@ -128,7 +128,9 @@ def _open(name: str) -> TextIO:
     return Path(name).open(encoding="utf-8", errors="backslashreplace")
 
 
-def _chosen(arguments: argparse.Namespace, found: Iterable[Transfer]) -> Iterator[Transfer]:
+def _chosen(
+    arguments: argparse.Namespace, found: Iterable[TransferRecord]
+) -> Iterator[TransferRecord]:
     verbs = set(arguments.verb.upper().split(",")) if arguments.verb else None
     for each in found:
         if (
@@ -143,7 +145,7 @@ def _chosen(arguments: argparse.Namespace, found: Iterable[Transfer]) -> Iterato
             yield each
 
 
-def _record(each: Transfer) -> tuple[object, ...]:
+def _record(each: TransferRecord) -> tuple[object, ...]:
     outcome = "done" if each.ok else f"failed ({each.code})"
     return (
         each.time,
@@ -158,7 +160,7 @@ def _record(each: Transfer) -> tuple[object, ...]:
     )
 
 
-def _sums(keys: tuple[str, ...], found: Iterable[Transfer]) -> list[tuple[object, ...]]:
+def _sums(keys: tuple[str, ...], found: Iterable[TransferRecord]) -> list[tuple[object, ...]]:
     """One row for each combination of *keys*, in order."""
     sums: dict[tuple[str, ...], list[float]] = {}
     for each in found:

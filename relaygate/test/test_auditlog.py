@@ -12,7 +12,7 @@ from unittest import mock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from relaygate.auditlog import Transfer, Transfers
+from relaygate.auditlog import TransferReader, TransferRecord
 from relaygate.logs import Format, make_observer
 from relaygate.outcome import Cause, Outcome, Phase
 from relaygate.sessionlog import log_end, log_event
@@ -66,9 +66,9 @@ class Log:
 class ReadingTests(SynchronousTestCase):
     """From lines to records."""
 
-    def records(self, text: str) -> list[Transfer]:
+    def records(self, text: str) -> list[TransferRecord]:
         """Read a log in which every line of the audit is understood."""
-        transfers = Transfers()
+        transfers = TransferReader()
         found = list(transfers.read(text.splitlines(keepends=True)))
         self.assertEqual(transfers.unreadable, 0)
         return found
@@ -100,7 +100,7 @@ class ReadingTests(SynchronousTestCase):
             " destination=ftp.partner.example:21 verb=RETR path=file direction=download bytes=7"
             " seconds=0.1 result=226 mode=passive client_tls=False backend_tls=False"
         )
-        transfers = Transfers()
+        transfers = TransferReader()
         (found,) = transfers.read([text])
         self.assertEqual((found.service, found.size), ("partner-ftp", 7))
         self.assertEqual(transfers.unreadable, 0)
@@ -111,21 +111,21 @@ class ReadingTests(SynchronousTestCase):
         log.session(SESSION, "mina", ("STOR", "a", 1, 226))
         lines = log.text.splitlines()
         cut = lines[2][:120]
-        transfers = Transfers()
+        transfers = TransferReader()
         self.assertEqual(list(transfers.read([cut, "", "else", '{"a": 1}', "{", "[]"])), [])
         self.assertEqual(transfers.unreadable, 1)
 
     @given(st.lists(st.text()))
     def test_any_text(self, lines: list[str]) -> None:
         """Nothing that stands in a file raises."""
-        list(Transfers().read(lines))
+        list(TransferReader().read(lines))
 
     @given(st.text(st.characters(codec="utf-8"), max_size=300))
     def test_any_name(self, name: str) -> None:
         """Any name makes one record, and no other field is taken from it."""
         log = Log("text")
         log.session(SESSION, "mina", ("STOR", name, 77, 226))
-        (found,) = Transfers().read(log.text.splitlines(keepends=True))
+        (found,) = TransferReader().read(log.text.splitlines(keepends=True))
         self.assertEqual((found.user, found.size, found.code), ("mina", 77, 226))
         if name.isprintable():
             self.assertEqual(found.path, name)
