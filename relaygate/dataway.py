@@ -45,9 +45,9 @@ class UplinkGone(TransferFailed):
     """The uplink on which it was asked for is lost."""
 
 
-class Transfer:
+class TransferHandle:
     """
-    A data connection that was asked for.
+    What the inside has of a data connection that it has asked the DMZ node for.
 
     :attr:`port` is what the DMZ node has opened for it (0: it dials), :attr:`arrived` fires once
     with the client's connection: a leg that is not read, aborts by default, and is the taker's to
@@ -56,14 +56,14 @@ class Transfer:
     it, where that was asked for.
     """
 
-    def __init__(self, withdrawn: Callable[[Transfer], None], tls: bool) -> None:
+    def __init__(self, withdrawn: Callable[[TransferHandle], None], tls: bool) -> None:
         self.host = ""
         self.port = 0
         self.peer: tuple[str, int] | None = None
         self.tls = tls
         self.arrived: Deferred[Leg] = Deferred(lambda _: self.withdraw())
         self.limit: IDelayedCall | None = None
-        self._withdrawn: Callable[[Transfer], None] | None = withdrawn
+        self._withdrawn: Callable[[TransferHandle], None] | None = withdrawn
 
     def withdraw(self) -> None:
         """It is not wanted any more: the DMZ node gives everything back.  Harmless when it is
@@ -106,7 +106,7 @@ class DataWay:
         self._clock = clock
         self._uplink: Uplink | None = None
         self._number = 0
-        self._waiting: dict[tuple[str, int], Transfer] = {}
+        self._waiting: dict[tuple[str, int], TransferHandle] = {}
         self._led: dict[str, Callable[[SuppliedChannel, int], None]] = {}
 
     def __len__(self) -> int:
@@ -136,7 +136,7 @@ class DataWay:
 
     async def offer_passive(
         self, session: str, ports: tuple[int, int], peers: Sequence[str], tls: bool
-    ) -> Transfer:
+    ) -> TransferHandle:
         """
         Have the DMZ node listen on one of *ports* (first and last) for the client of *session*.
 
@@ -162,7 +162,9 @@ class DataWay:
 
         return await self._ask(session, tls, ask)
 
-    async def dial_active(self, session: str, port: int, source_port: int, tls: bool) -> Transfer:
+    async def dial_active(
+        self, session: str, port: int, source_port: int, tls: bool
+    ) -> TransferHandle:
         """
         Have the DMZ node dial *port* of the client of *session*, from *source_port* (0: any).
 
@@ -191,7 +193,7 @@ class DataWay:
         data: bool,
         tls: bool,
         patience_s: float = CONNECT_LIMIT_S,
-    ) -> Transfer:
+    ) -> TransferHandle:
         """
         Have the DMZ node dial *destination* for *session*, which came to *entry*.
 
@@ -213,7 +215,7 @@ class DataWay:
 
     async def await_peer(
         self, session: str, entry: str, host: str, ports: tuple[int, int], tls: bool
-    ) -> Transfer:
+    ) -> TransferHandle:
         """
         Have the DMZ node listen on one of *ports* (first and last) for *host*, and nobody else.
 
@@ -232,7 +234,7 @@ class DataWay:
 
     async def _go_out(
         self, command: type[amp.Command], session: str, tls: bool, **wish: Any
-    ) -> Transfer:
+    ) -> TransferHandle:
         async def ask(uplink: Uplink, number: int) -> tuple[str, int]:
             answer = await uplink.ask(
                 command,
@@ -252,20 +254,20 @@ class DataWay:
 
     async def _ask(
         self, session: str, tls: bool, ask: Callable[[Uplink, int], Awaitable[tuple[str, int]]]
-    ) -> Transfer:
+    ) -> TransferHandle:
         uplink = self._uplink
         if uplink is None:
             raise TransferFailed("the uplink is gone")
         self._number = (self._number + 1) % _NUMBERS
         name = (session, self._number)
 
-        def withdrawn(transfer: Transfer) -> None:
+        def withdrawn(transfer: TransferHandle) -> None:
             self._waiting.pop(name, None)
             if self._uplink is uplink:
                 uplink.tell(commands.CloseTransfer, session=session, transfer=name[1])
 
         # Before the question: the channel may be faster than the answer.
-        self._waiting[name] = transfer = Transfer(withdrawn, tls)
+        self._waiting[name] = transfer = TransferHandle(withdrawn, tls)
         try:
             transfer.host, transfer.port = await ask(uplink, name[1])
         except (UplinkFailed, CancelledError, Refusal, AddressError) as error:

@@ -15,7 +15,7 @@ from typing import Protocol
 from twisted.logger import Logger
 
 from relaygate.addresses import HostPort
-from relaygate.dataway import CONNECT_LIMIT_S, DataWay, Transfer, TransferFailed
+from relaygate.dataway import CONNECT_LIMIT_S, DataWay, TransferFailed, TransferHandle
 from relaygate.errors import NoGateway, NotAllowed, Refusal
 from relaygate.legs import Leg
 from relaygate.marks import CheckRule, Health, MarkRule
@@ -52,7 +52,7 @@ class Found:
     """What a DMZ node, that of *link*, has made: *transfer* has arrived, or will."""
 
     link: ILink
-    transfer: Transfer
+    transfer: TransferHandle
 
 
 class WayOut:
@@ -77,7 +77,7 @@ class WayOut:
         """
         legs: list[Leg] = []
 
-        async def attempt(link: ILink, patience_s: float) -> Transfer:
+        async def attempt(link: ILink, patience_s: float) -> TransferHandle:
             transfer = await link.dataway.connect(
                 session, entry, destination, data=data, tls=tls, patience_s=patience_s
             )
@@ -92,13 +92,13 @@ class WayOut:
     ) -> Found:
         """A port at a DMZ node that is open for *host*.  Raises as :meth:`connect`."""
 
-        async def attempt(link: ILink, _: float) -> Transfer:
+        async def attempt(link: ILink, _: float) -> TransferHandle:
             return await link.dataway.await_peer(session, entry, host, ports, tls)
 
         return await self._first(session, entry, attempt)
 
     async def _first(
-        self, session: str, entry: str, attempt: Callable[[ILink, float], Awaitable[Transfer]]
+        self, session: str, entry: str, attempt: Callable[[ILink, float], Awaitable[TransferHandle]]
     ) -> Found:
         refusals: list[Refusal] = [NoGateway()]
         links = self._in_turn()

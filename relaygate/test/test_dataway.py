@@ -15,7 +15,7 @@ from twisted.trial.unittest import TestCase
 
 from relaygate.addresses import ListenRule
 from relaygate.commands import ALPN_CHANNEL, ALPN_UPLINK, CloseTransfer, OpenPassive
-from relaygate.dataway import ARRIVAL_LIMIT_S, Transfer, TransferFailed
+from relaygate.dataway import ARRIVAL_LIMIT_S, TransferFailed, TransferHandle
 from relaygate.enrolled import NodeBook
 from relaygate.gatewaylink import GatewayLink
 from relaygate.identity import Role
@@ -98,7 +98,7 @@ class WayCase(TestCase):
 
     async def offer(
         self, *, tls: bool = False, session: str = SESSION, peers: tuple[str, ...] = ()
-    ) -> Transfer:
+    ) -> TransferHandle:
         """Ask for a passive one."""
         return await self.link.dataway.offer_passive(session, SPAN, peers, tls)
 
@@ -108,7 +108,7 @@ class WayCase(TestCase):
         self.addCleanup(peer.close)
         return peer
 
-    async def arrival(self, transfer: Transfer) -> Peer:
+    async def arrival(self, transfer: TransferHandle) -> Peer:
         """The inside's end of a data connection that arrives."""
         leg = await transfer.arrived
         self.taken.append(leg)

@@ -31,7 +31,7 @@ class Way:
         return self
 
     def withdraw(self) -> None:
-        """See :meth:`relaygate.dataway.Transfer.withdraw`."""
+        """See :meth:`relaygate.dataway.TransferHandle.withdraw`."""
 
 
 class FollowTests(TestCase):
