@@ -62,11 +62,11 @@ from relaygate.protocols.ftpexchange import (
     GOODBYE,
     UNAVAILABLE,
     Core,
+    DataConnection,
     Exchange,
     Farewell,
     Opening,
     Securing,
-    Transfer,
 )
 from relaygate.protocols.ftplate import ADDRESSES, BUSY, ENDS, FINALS, Doubt, Late
 from relaygate.protocols.ftpmask import Mask
@@ -351,7 +351,7 @@ class FTPSession:
             return False
         return self._current is None or reply.code in FINALS
 
-    def _resume(self, late: Late, transfer: Transfer, *, ready: bool) -> None:
+    def _resume(self, late: Late, transfer: DataConnection, *, ready: bool) -> None:
         """The address of a transfer that waited for it is there, or will not come any more."""
         self._late = None
         assert late.begun is not None
@@ -396,7 +396,7 @@ class FTPSession:
             and current.transfer.failed is None
         )
 
-    def _transfer(self, number: int) -> Transfer | None:
+    def _transfer(self, number: int) -> DataConnection | None:
         if isinstance(self._current, Preparation | Transferring) and self._is_current(number):
             return self._current.transfer
         offer = self._core.offer
@@ -404,7 +404,7 @@ class FTPSession:
             return offer
         return None
 
-    def _changed(self, transfer: Transfer) -> None:
+    def _changed(self, transfer: DataConnection) -> None:
         current = self._current
         if isinstance(current, Preparation | Transferring) and current.transfer is transfer:
             current.changed()
@@ -422,7 +422,7 @@ class FTPSession:
             self._core.drop_offer()
             self._core.transfers += 1
             self._waiting.appendleft(event)
-            self._resume(self._late, Transfer(self._core.transfers, None), ready=False)
+            self._resume(self._late, DataConnection(self._core.transfers, None), ready=False)
             return
         elif self._late is not None and event.verb not in ADDRESSES | {"QUIT"}:
             found = BUSY

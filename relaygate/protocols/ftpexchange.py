@@ -32,7 +32,7 @@ from relaygate.protocols.ftptls import ClientProtection
 _ADDRESS_CODES = frozenset({227, 228, 229})
 
 
-class Transfer:
+class DataConnection:
     """
     One data connection of the client's and the backend's that belongs to it.
 
@@ -71,7 +71,7 @@ class Core:
 
         It might take the end of a connection that we gave back for an empty file.
         """
-        self.offer: Transfer | None = None
+        self.offer: DataConnection | None = None
         """The transfer that is prepared and not begun."""
         self.transfers = 0
         self.backend_gone = False
@@ -104,7 +104,7 @@ class Core:
         """Return a reply of the backend's without the private network's addresses."""
         return self._mask.apply(reply)
 
-    def fail(self, transfer: Transfer, reply: Reply) -> None:
+    def fail(self, transfer: DataConnection, reply: Reply) -> None:
         """Note why a transfer cannot be, and give back what it has."""
         if transfer.failed is None:
             transfer.failed = reply

@@ -28,7 +28,7 @@ from relaygate.protocols.ftpeffects import (
     SendReply,
     Wait,
 )
-from relaygate.protocols.ftpexchange import Core, Exchange, Transfer
+from relaygate.protocols.ftpexchange import Core, DataConnection, Exchange
 
 NO_DATA: Final = Reply.of(425, "Cannot open data connection.")
 
@@ -41,7 +41,7 @@ class Preparation(Exchange):
         core.drop_offer()
         core.unprepared = False
         core.transfers += 1
-        self.transfer = Transfer(core.transfers, port)
+        self.transfer = DataConnection(core.transfers, port)
         self._verb = verb
         self._asked = ""  # what the backend was asked and has not answered
         self._probed = False  # a command in between is answered before what is asked from now on

@@ -30,7 +30,7 @@ from relaygate.protocols.ftpeffects import (
     TransferSeen,
     Wait,
 )
-from relaygate.protocols.ftpexchange import GOODBYE, Core, Exchange, Transfer
+from relaygate.protocols.ftpexchange import GOODBYE, Core, DataConnection, Exchange
 
 BROKEN: Final = Reply.of(426, "Data connection broken off, transfer aborted.")
 
@@ -49,7 +49,7 @@ class Transferring(Exchange):
     }
 
     def __init__(
-        self, core: Core, command: Command, transfer: Transfer, direction: Direction
+        self, core: Core, command: Command, transfer: DataConnection, direction: Direction
     ) -> None:
         super().__init__(core)
         self.transfer = transfer
