@@ -34,7 +34,7 @@ from relaygate.protocols.proxyheader import header_for
 from relaygate.relay import Relay
 from relaygate.services import Service
 from relaygate.sessionlog import log_backend_failed, log_end, log_open
-from relaygate.sshopening import NotIdentified, Opened, SSHOpening
+from relaygate.sshopening import Identified, NotIdentified, SSHOpening
 from relaygate.supply import SuppliedChannel
 from relaygate.websession import WebSession
 
@@ -130,7 +130,7 @@ class BackSession(WebSession):
             service.backends.worked(reached, address)
             self._relay_ftp(service, service.ftp, outer, inner)
             return
-        opened = None
+        identified = None
         if service.passing is not None:
             hello = await self._read_hello(service.passing, outer)
             if hello is None:
@@ -141,7 +141,7 @@ class BackSession(WebSession):
             return
         if service.protocol == "ssh":
             try:
-                opened = await SSHOpening(outer, inner, self._reactor).done
+                identified = await SSHOpening(outer, inner, self._reactor).done
             except NotIdentified as error:
                 if error.server_is_silent:
                     # It accepts connections and does no more.
@@ -151,7 +151,7 @@ class BackSession(WebSession):
         elif service.tls is not None and not await self._secure(outer, service.tls):
             return
         service.backends.worked(reached, address)
-        self._relay(service, outer, inner, opened)
+        self._relay(service, outer, inner, identified)
 
     def _may_come(self, service: Service) -> bool:
         """The DMZ node has asked this already, if it is sound and of our age (lesson 21)."""
@@ -181,7 +181,9 @@ class BackSession(WebSession):
         start = self.start
         return header_for(self._proxy_protocol, start.client, start.reached, start.session)
 
-    def _relay(self, service: Service, outer: Leg, inner: Leg, opened: Opened | None) -> None:
+    def _relay(
+        self, service: Service, outer: Leg, inner: Leg, identified: Identified | None
+    ) -> None:
         self.relay = Relay(
             outer,
             inner,
@@ -192,21 +194,21 @@ class BackSession(WebSession):
         )
         if service.mapped is not None:
             self._map(service, service.mapped, self.relay, inner)
-        if opened is None:
+        if identified is None:
             log_open(self.log, **self._fields())
             self.relay.start()
             return
         log_open(
             self.log,
             **self._fields(),
-            client_ident=opened.client.decode("ascii", "backslashreplace"),
-            server_ident=opened.server.decode("ascii", "backslashreplace"),
+            client_ident=identified.client.decode("ascii", "backslashreplace"),
+            server_ident=identified.server.decode("ascii", "backslashreplace"),
         )
         self.relay.start(
-            before_in=opened.rest_in,
-            before_out=opened.rest_out,
-            seen_in=opened.passed_in,
-            seen_out=opened.passed_out,
+            before_in=identified.rest_in,
+            before_out=identified.rest_out,
+            seen_in=identified.passed_in,
+            seen_out=identified.passed_out,
         )
 
     def _map(self, service: Service, ports: tuple[int, int], control: Relay, inner: Leg) -> None:

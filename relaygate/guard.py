@@ -46,7 +46,7 @@ class Rules:
     never: NetworkSet
 
 
-class ILink(Protocol):
+class IBanTaker(Protocol):
     """A DMZ node, as the guard needs it."""
 
     gateway_name: str
@@ -61,7 +61,7 @@ class Guard:
     log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, rules: Rules, links: Callable[[], Sequence[ILink]]
+        self, clock: IReactorTime, rules: Rules, links: Callable[[], Sequence[IBanTaker]]
     ) -> None:
         self._clock = clock
         self._links = links
@@ -140,7 +140,7 @@ class Guard:
         All are told at once: one that is silent keeps the word from no other.
         """
 
-        async def told(link: ILink) -> str:
+        async def told(link: IBanTaker) -> str:
             try:
                 return "ok" if await link.put_bans(rows) else "not taken"
             except UplinkFailed as error:

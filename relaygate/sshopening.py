@@ -39,7 +39,7 @@ class NotIdentified(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class Identified:
     """What was read of each side: its identification, how much was passed on, and what was not."""
 
     client: bytes
@@ -97,11 +97,11 @@ class SSHOpening:
     """
     Watches *outer* (the client's leg) and *inner* (the server's) until both are identified.
 
-    :attr:`done` fires with :class:`Opened`, or fails with :class:`NotIdentified`.
+    :attr:`done` fires with :class:`Identified`, or fails with :class:`NotIdentified`.
     """
 
     def __init__(self, outer: Leg, inner: Leg, clock: IReactorTime) -> None:
-        self.done: Deferred[Opened] = Deferred()
+        self.done: Deferred[Identified] = Deferred()
         self._outer = outer
         self._inner = inner
         self._client = _Side(self, Cause.CLIENT, "client", outer, inner)
@@ -120,7 +120,7 @@ class SSHOpening:
             return
         self._limit.cancel()
         self.done.callback(
-            Opened(
+            Identified(
                 client.identification,
                 server.identification,
                 self._client.passed,
