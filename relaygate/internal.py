@@ -71,6 +71,8 @@ class InternalNode(MultiService):
         # No new sessions, by order: of the node, or of the services with these names.
         self.draining = False
         self.drained: set[str] = set()
+        # The program ends when its sessions have: nothing takes that back.
+        self.ending = False
         self._offering: IDelayedCall | None = None
         for service in config.services:
             self._publish(*make_service(service, self.guard, reactor))
@@ -281,7 +283,7 @@ class InternalNode(MultiService):
 
     def drain(self, limit_s: float) -> Deferred[None]:
         """Take no new sessions; fires when those that run have ended, after *limit_s* at most."""
-        self.draining = True
+        self.draining = self.ending = True
         self.offer_again()
         running = len(self._sessions) + len(self.forwards.sessions)
         self.log.info("draining: {sessions} sessions run", sessions=running)

@@ -64,6 +64,7 @@ class ISteered(Protocol):
     forwards: Forwards
     draining: bool
     drained: set[str]
+    ending: bool
     keepers: dict[str, Keeper[ServiceFiles]]
 
     def offer_state(self, name: str) -> str:
@@ -203,6 +204,8 @@ class Steering:
         arguments.finish()
         node = self._node
         if kind == "node":
+            if node.ending and not drain:
+                raise AdminError("this node stops as soon as its sessions have ended")
             node.draining = drain
             sessions = len(node.sessions) + len(node.forwards.sessions)
         elif kind == "service":

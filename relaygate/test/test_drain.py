@@ -97,6 +97,22 @@ class DrainTests(SteeringCase):
         await self.call("resume", "node")
         await until(lambda: list(self.dmz.listeners), "the listener")
 
+    async def test_resumed_while_it_stops(self) -> None:
+        """A program that is told to end takes no session that it would have to cut off."""
+        await self.begin()
+        client = await self.running()
+        done = self.node.drain(60.0)
+        status, out, err = await self.call("resume", "node")
+        self.assertEqual((status, out), (1, ""))
+        self.assertIn("this node stops", err)
+        await self.call("resume", "service", "svc")
+        self.node.reload(replace(self.node._config))
+        await until(lambda: not list(self.dmz.listeners), "the listener's end")
+        await self.goes_on(client)
+        client.transport.loseConnection()
+        await done
+        self.assertEqual(list(self.dmz.listeners), [])
+
     async def test_backend(self) -> None:
         """A drained backend gets no new session; with the last one the service is withdrawn."""
         await self.begin()
