@@ -51,6 +51,8 @@ _FIXED = {
 }
 # Seconds for the uplinks to close.
 STOP_LIMIT_S = 5.0
+# For so many seconds clients come yet by a service's former name, who reached the DMZ under it.
+FORMER_S = 5.0
 
 
 class InternalNode(MultiService):
@@ -66,6 +68,8 @@ class InternalNode(MultiService):
         self.links: dict[str, GatewayLink] = {}
         self.guard = Guard(reactor, _rules(config.bans), lambda: list(self.links.values()))
         self.published: dict[str, Service] = {}
+        # Those whose listener another name has now, and until when they are found.
+        self._former: dict[str, tuple[Service, float]] = {}
         self.keepers: dict[str, Keeper[ServiceFiles]] = {}
         self._watchers: dict[str, Watcher] = {}
         # No new sessions, by order: of the node, or of the services with these names.
@@ -232,9 +236,14 @@ class InternalNode(MultiService):
             told.append("bans: changed")
             self.guard.use(_rules(config.bans))
         self._config = config
-        for name in [each.name for each in services.removed]:
-            self._withdraw(name)
-            self.drained.discard(name)
+        now = self._reactor.seconds()
+        self._former = {name: each for name, each in self._former.items() if each[1] > now}
+        wanted = {each.listen for each in config.services}
+        for gone in services.removed:
+            service = self._withdraw(gone.name)
+            self.drained.discard(gone.name)
+            if service is not None and gone.listen in wanted:
+                self._former[gone.name] = service, now + FORMER_S
         for keeper in self.keepers.values():
             keeper.reload()
         told += self.forwards.use(prepared)
@@ -332,7 +341,15 @@ class InternalNode(MultiService):
         )
         self._sessions.add(session)
         link.hold()
-        session.open(self.published.get(start.service), Stopping() if self._stopping else None)
+        session.open(self._find(start.service), Stopping() if self._stopping else None)
+
+    def _find(self, name: str) -> Service | None:
+        """The service that a session on its way from the DMZ calls *name*."""
+        service = self.published.get(name)
+        if service is None and name in self._former:
+            former, until = self._former[name]
+            service = former if self._reactor.seconds() < until else None
+        return service
 
 
 def _rules(bans: BansConfig) -> Rules:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from relaygate import internal
 from relaygate.addresses import HostPort, ListenRule
 from relaygate.changes import compare, differing
 from relaygate.config import ServiceConfig
@@ -209,6 +211,38 @@ class ReloadTests(SessionCase):
         # Some may be on their way; one more for each reload would be thirty-eight.
         self.assertLess(_objects(), objects + 20)
         self.assertEqual(self.node.published["svc"].tally.refused, 0)
+
+    async def test_renamed_under_load(self) -> None:
+        """
+        A service that gets another name on the same listener refuses none of those who come
+        meanwhile (Lesson 14); one that is taken away is not found under its name.
+        """
+        await self.start("tcp", Echo)
+        (first,) = self.node._config.services
+        served: list[str] = []
+
+        async def come_and_go() -> None:
+            while len(served) < 200:
+                client = await self.client(b"x")
+                await until(lambda: client.data or client.over)  # noqa: B023
+                served.append("served" if client.data else "refused")
+                client.transport.abortConnection()  # type: ignore[union-attr]
+
+        clients = [Deferred.fromCoroutine(come_and_go()) for _ in range(10)]
+        for turn in range(10):
+            before = len(served)
+            self.use(replace(first, name=f"svc-{turn}"))
+            await until(lambda: len(served) >= before + 10)  # noqa: B023
+        await gatherResults(clients)
+        self.assertEqual(set(served), {"served"})
+        now = self.node._find("svc-9")
+        self.use(self.other("other"))
+        self.assertIsNotNone(now)
+        self.assertIsNone(self.node._find("svc-9"))
+        self.assertIsNotNone(self.node._find("svc-8"))
+        self.patch(internal, "FORMER_S", 0.0)
+        self.use(replace(self.node._config.services[0], name="another"))
+        self.assertIsNone(self.node._find("other"))
 
     async def test_dmz(self) -> None:
         """
