@@ -7,8 +7,10 @@ and restarted in turn for ten minutes (and RELAYGATE_TELL=1 tells of it meanwhil
 
 from __future__ import annotations
 
+import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from twisted.trial.unittest import TestCase
@@ -17,7 +19,14 @@ from relaygate.test.fleet import CLIENT_LIMIT_S, DMZ2, SERVICE_PORT, Clients, Fl
 from relaygate.test.gateway import SOAK
 from relaygate.test.netns import Place
 from relaygate.test.nodes import Node
-from relaygate.test.peers import eventually, in_thread, listening
+from relaygate.test.peers import (
+    dial,
+    eventually,
+    in_thread,
+    listening,
+    read_exactly,
+    read_to_end,
+)
 from relaygate.test.programs import Program, pause
 
 # Checks find a backend that hangs, which connections to it do not tell of.
@@ -32,6 +41,8 @@ fall = 2
 # Between two faults everything has to be well again.
 QUIET_S = 8.0 if SOAK else 2.0
 FAULT_S = 6.0 if SOAK else 3.0
+# Sessions at each DMZ node, by which a round shows how they are spread.
+ROUND = 18
 
 
 class FaultTests(TestCase):
@@ -80,6 +91,7 @@ class FaultTests(TestCase):
             events = await self.run_faults(fleet)
         finally:
             await in_thread(clients.stop)
+        await self.spread(fleet)
         seen = clients.seen
         note(
             f"served={seen.served} refused={len(seen.refused)} lost={len(seen.lost)}"
@@ -130,6 +142,43 @@ class FaultTests(TestCase):
             await happen()
             await pause(QUIET_S)
         return events
+
+    async def spread(self, fleet: Fleet) -> None:
+        """Once all is well sessions are spread evenly, to one: over nodes, and over backends."""
+
+        async def one_round() -> dict[str, Counter[str]]:
+            """What each node has had of as many sessions as can be even everywhere."""
+            marks = {node: len(node.log()) for node in (*fleet.dmzs, *fleet.internals)}
+            for outer, _ in fleet.gates.values():
+                for _ in range(ROUND):
+                    await in_thread(self.visit, fleet, outer)
+            had = {}
+            for node, mark in marks.items():
+                what = "node" if node in fleet.dmzs else "backend"
+                had[node.name] = Counter(re.findall(rf" open: .* {what}=(\S+)", node.log()[mark:]))
+            return had
+
+        def all_are_there(had: dict[str, Counter[str]]) -> bool:
+            return all(
+                len(had[node.name]) == (len(fleet.internals) if node in fleet.dmzs else 6)
+                for node in (*fleet.dmzs, *fleet.internals)
+            )
+
+        ends = time.monotonic() + 60
+        while not all_are_there(had := await one_round()):
+            self.assertLess(time.monotonic(), ends, had)
+        had = await one_round()
+        note(f"spread: {had}")
+        for name, counts in had.items():
+            self.assertLessEqual(max(counts.values()) - min(counts.values()), 1, (name, counts))
+        self.assertTrue(all_are_there(had), had)
+
+    def visit(self, fleet: Fleet, outer: str) -> None:
+        """A session from its greeting to its end."""
+        with dial(fleet.outside, outer, SERVICE_PORT) as client:
+            self.assertEqual(read_exactly(client, 4), b"220 ")
+            client.sendall(b"QUIT\r\n")
+            read_to_end(client)
 
     async def cut(self, fleet: Fleet, place: Place) -> None:
         """Cut the wire between a DMZ node and the private network."""
