@@ -15,7 +15,15 @@ from relaygate.addresses import HostPort, ListenRule, canonical_name, host_name,
 from relaygate.cli.units import PREFIX
 from relaygate.destinations import DestinationRule
 
-__all__ = ["Deployment", "DeploymentError", "Entry", "Gateway", "Inside", "Published"]
+__all__ = [
+    "PASSIVE_PORTS",
+    "Deployment",
+    "DeploymentError",
+    "Entry",
+    "Gateway",
+    "Inside",
+    "Published",
+]
 
 FORMAT = 1
 PASSIVE_PORTS = "30000-30099"

@@ -27,6 +27,7 @@ from cryptography.x509.oid import NameOID
 from relaygate import identity, pki
 from relaygate.addresses import HostPort
 from relaygate.cli.deployment import (
+    PASSIVE_PORTS,
     Deployment,
     DeploymentError,
     Entry,
@@ -115,8 +116,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NETWORK",
         help="who may use entries that other machines reach",
     )
-    parser.add_argument("--public-address", help="the DMZ's address as FTP partners see it")
-    parser.add_argument("--passive-ports", metavar="FIRST-LAST", help="for FTP's data connections")
+    parser.add_argument(
+        "--public-address",
+        metavar="ADDRESS",
+        help="the DMZ's address as FTP partners see it, if it is translated",
+    )
+    parser.add_argument(
+        "--passive-ports",
+        metavar="FIRST-LAST",
+        help=f"for FTP's data connections (default: {PASSIVE_PORTS})",
+    )
     parser.add_argument("--prefix", help="where relaygate is installed (default: /opt/relaygate)")
     parser.add_argument(
         "--passphrase-file", type=Path, metavar="FILE", help="encrypts the CA's key (mode 600)"

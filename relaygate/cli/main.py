@@ -13,9 +13,11 @@ from collections.abc import Sequence
 
 from relaygate import __version__
 from relaygate.cli import bans, check, completion, doctor, init, node, pki, transfers
+from relaygate.cli.shown import fold
 
 __all__ = ["main", "make_parser", "run"]
 
+_USAGE = 2
 # What a shell reports for a program that SIGINT or SIGPIPE ended: 128 and the signal's number.
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
@@ -35,7 +37,11 @@ node refused; 2 wrong usage, or a file that cannot be used; 130 interrupted.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; 2 is a usage error or a refused file."""
     try:
-        arguments = make_parser().parse_args(argv)
+        parser = make_parser()
+        if not (sys.argv[1:] if argv is None else argv):
+            parser.print_help(sys.stderr)
+            return _USAGE
+        arguments = parser.parse_args(argv)
         status: int = arguments.func(arguments)
         # Output that nobody takes shows here, and not when the interpreter is half gone.
         print(end="", flush=True)
@@ -76,4 +82,5 @@ def make_parser() -> argparse.ArgumentParser:
     doctor.add_parser(subparsers)
     transfers.add_parser(subparsers)
     completion.add_parser(subparsers, make_parser)
+    fold(subparsers)
     return parser

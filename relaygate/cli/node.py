@@ -72,6 +72,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_client_options(sessions)
     sessions.set_defaults(func=_sessions)
 
+    end = subparsers.add_parser(
+        "end",
+        help="end a session of a running node",
+        description="End one session of a running internal node now: its client's connection is "
+        "reset, and a transfer of it breaks off.",
+        **examples("relaygate sessions", "relaygate end 9f86d081884c7d65"),
+    )
+    end.add_argument("session", metavar="SESSION", help='its id, as "relaygate sessions" has it')
+    add_client_options(end)
+    end.set_defaults(
+        func=run_command(
+            lambda arguments: {"command": "end", "session": arguments.session},
+            lambda answer: print(f"ended: {answer['ended']}"),
+        )
+    )
+
     reload = subparsers.add_parser(
         "reload",
         help="let a running internal node read its file again, as SIGHUP does",
@@ -194,7 +210,7 @@ def _print_status(status: Answer) -> None:
     )
     print()
     print_table(
-        ("gateway", "address", "state", "clear", "tls", "sessions", "software"),
+        ("gateway", "address", "state", "idle", "idle tls", "sessions", "software"),
         [
             (
                 each["name"],
@@ -281,14 +297,20 @@ def _sessions(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found, indent=2))
         return 0
+    # Only FTP knows who has logged in.
+    users = any(each.get("user") for each in found)
     print_table(
-        ("session", "service", "client", "gateway", "backend", "seconds", "in", "out"),
+        (
+            *("session", "service", "client", *(["user"] if users else [])),
+            *("gateway", "backend", "seconds", "in", "out"),
+        ),
         [
             [
                 each["session"],
                 # Of a program on its way out: the entry, and where it wants to go.
                 each["service"] or each["entry"],
                 each["client"],
+                *([each.get("user") or "-"] if users else []),
                 each["gateway"],
                 each["backend"] or each["destination"],
                 *(each[key] for key in ("seconds", "bytes_in", "bytes_out")),

@@ -6,13 +6,16 @@ import argparse
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from relaygate.config import printable
 
-__all__ = ["coloured", "examples", "print_table"]
+__all__ = ["coloured", "examples", "fold", "print_table"]
 
+# Of the texts in helps, in columns.
+_WIDTH = 79
 _ASKS = "0 done; 1 the node gave no answer, or refused; 2 wrong usage, or a file is wrong"
 
 
@@ -23,6 +26,13 @@ def examples(*lines: str, status: str = _ASKS) -> dict[str, Any]:
         "epilog": f"examples:\n{shown}\n\nExit status: {status}.",
         "formatter_class": argparse.RawDescriptionHelpFormatter,
     }
+
+
+def fold(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Fold the descriptions of *commands*: argparse folds them and the examples, or neither."""
+    for parser in commands.choices.values():
+        if parser.description is not None:
+            parser.description = textwrap.fill(parser.description, _WIDTH)
 
 
 def coloured() -> bool:

@@ -8,7 +8,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
@@ -16,7 +16,7 @@ from unittest import mock
 from twisted.trial.unittest import SynchronousTestCase
 
 import relaygate
-from relaygate.cli import check
+from relaygate.cli import check, node
 from relaygate.cli.main import main, make_parser
 from relaygate.cli.shown import coloured, print_table
 from relaygate.identity import Role
@@ -261,6 +261,36 @@ class CompletionTests(SynchronousTestCase):
         return done.stdout
 
 
+class SessionsTests(SynchronousTestCase):
+    """The table of sessions."""
+
+    def table(self, *sessions: Mapping[str, object]) -> list[str]:
+        """Its lines, for what a node says."""
+        common = {"gateway": "dmz", "seconds": 1.0, "bytes_in": 5, "bytes_out": 6}
+        page = {"sessions": [{**common, **each} for each in sessions], "more": False}
+        with mock.patch.object(node, "ask", return_value=page):
+            status, out, err = call("sessions")
+        self.assertEqual((status, err), (0, ""))
+        return [" ".join(line.split()) for line in out.splitlines()]
+
+    def test_users(self) -> None:
+        """Who has logged in has a column, where somebody has; an entry's program never has."""
+        ftp = {"session": "1", "service": "ftp", "client": "c:1", "backend": "b:21", "user": "jo"}
+        ssh = {"session": "2", "service": "ssh", "client": "c:2", "backend": "b:22", "user": ""}
+        out = {"session": "3", "service": "", "entry": "out", "client": "c:3"}
+        out |= {"backend": "", "destination": "d:22"}
+        self.assertEqual(
+            self.table(ftp, ssh, out),
+            [
+                "session service client user gateway backend seconds in out",
+                "1 ftp c:1 jo dmz b:21 1.0 5 6",
+                "2 ssh c:2 - dmz b:22 1.0 5 6",
+                "3 out c:3 - dmz d:22 1.0 5 6",
+            ],
+        )
+        self.assertNotIn("user", self.table(ssh)[0])
+
+
 class MannersTests(SynchronousTestCase):
     """How the commands speak to people, and to programs."""
 
@@ -282,6 +312,8 @@ class MannersTests(SynchronousTestCase):
             self.assertIn("examples:\n", text, parser.prog)
             self.assertIn(parser.prog, text.partition("examples:")[2], parser.prog)
             self.assertIn("Exit status: 0", text, parser.prog)
+            for line in (parser.description or "").splitlines():
+                self.assertLess(len(line), 80, parser.prog)
 
     def printed(self, columns: int, *, terminal: bool = True) -> list[str]:
         """A table on a terminal of so many *columns*."""

@@ -118,6 +118,21 @@ class StatusTests(SteeringCase):
         answer = await self.answer("sessions", after=after)
         self.assertEqual(answer, {"sessions": [], "more": False})
 
+    async def test_end(self) -> None:
+        """One session is ended by its id and its client reset; one that there is not is refused."""
+        await self.begin()
+        ended, other = [await self.client(b"hello") for _ in range(2)]
+        await until(lambda: ended.data == other.data == b"hello")
+        port = ended.transport.getHost().port  # type: ignore[union-attr]
+        [row] = [each for each in await self.ask("sessions") if each["client"].endswith(f":{port}")]
+        said = await self.call("end", row["session"])
+        self.assertEqual(said, (0, f"ended: {row['session']}\n", ""))
+        await until(lambda: ended.over is not None)
+        self.assertEqual(len(await self.ask("sessions")), 1)
+        status, out, err = await self.call("end", row["session"])
+        self.assertEqual((status, out), (1, ""))
+        self.assertIn("there is none with this id", err)
+
     def answer(self, name: str, **arguments: Any) -> Deferred[Any]:
         """Give a command without the socket."""
         handler = self.node.commands._handlers[name]
