@@ -230,9 +230,10 @@ EVENTS: dict[str, tuple[str, str]] = {
     ),
     # -- looking at it
     "{what}: {kind} {name}, {sessions} sessions run": ("By `relaygate drain` or `resume`.", ""),
-    "admin.socket: cannot listen: {reason}": (
+    "admin.socket: cannot listen on {path}: {reason}": (
         "`relaygate status` and its like find no node.",
-        "The folder must be there and the node's own: `RuntimeDirectory=` of the unit.",
+        "The folder must be there and the node's own: `RuntimeDirectory=` of the unit makes it; "
+        "without systemd, `install -d -m 0700 -o USER FOLDER`.",
     ),
     "status.listen: cannot listen on {address}: {reason}": (
         "There is no page for balancers and monitors.",

@@ -264,7 +264,11 @@ class AdminPort(Service, Factory):
         except (CannotListenError, OSError, ValueError) as error:
             why = getattr(error, "socketError", error)
             # The node's work is elsewhere; without the socket it cannot be looked at, no more.
-            self.log.error("admin.socket: cannot listen: {reason}", reason=str(why))
+            self.log.error(
+                "admin.socket: cannot listen on {path}: {reason}",
+                path=str(self._path),
+                reason=getattr(why, "strerror", None) or str(why),
+            )
             return
         self._socket = socket
 

@@ -46,7 +46,8 @@ def node_findings(
             "running node",
             "bad",
             str(error),
-            "start it (systemctl start relaygate-internal), and ask as its user or root",
+            "start it (systemctl start relaygate-internal), and ask as its user or root; if it "
+            "runs, its log says why it has no socket",
         )
         return
     seen = f'"{status["node"]}" has run for {status["uptime_seconds"]:.0f} s'
