@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -14,11 +13,10 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from relaygate import commands
-from relaygate.admission import Counted
 from relaygate.bans import Bans, TooManyBans
 from relaygate.egress import Egress
 from relaygate.legs import Leg
-from relaygate.listeners import Listener, Listeners, Offer
+from relaygate.listeners import Listeners, Offer
 from relaygate.listshelf import ListShelf
 from relaygate.liveness import Liveness
 from relaygate.lobby import IHost
@@ -27,6 +25,7 @@ from relaygate.offers import offers_of
 from relaygate.outlook import look
 from relaygate.pool import ChannelPool, PooledChannel
 from relaygate.protocols.preamble import ChannelOpen, PreambleError, SerialWindow, UplinkKeys
+from relaygate.selfreport import Moved, report_page
 from relaygate.tls import HYBRID_GROUP, key_exchange, uplink_secrets
 from relaygate.transfers import Transfers
 from relaygate.uplink import Uplink, UplinkFailed
@@ -34,8 +33,6 @@ from relaygate.uplinkends import IDMZEnd
 
 # Seconds for a node to answer that it has heard of the draining.
 DRAIN_WORD_S = 2.0
-
-Moved = Mapping[Counted, tuple[int, int]]
 
 
 @implementer(IDMZEnd)
@@ -189,27 +186,9 @@ class EnrolledNode:
 
     def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
         """See :class:`relaygate.uplinkends.IDMZEnd`."""
-        size = commands.LISTENERS_PER_PAGE
-        mine = self._book.listeners.offered_by(self)
-        moved = self._book.moved()
-        return {
-            "draining": self._book.draining,
-            "pages": max(1, -(-len(mine) // size)),
-            "figures": [
-                {"name": name, "value": value} for name, value in self._book.figures().items()
-            ],
-            "listeners": [
-                {
-                    "service": listener.offer.name,
-                    "host": listener.offer.listen.host,
-                    "port": listener.offer.listen.port,
-                    "nodes": len(listener.nodes),
-                    "sessions": listener.sessions.total,
-                    **_live(listener, moved),
-                }
-                for listener in mine[page * size : (page + 1) * size]
-            ],
-        }
+        book = self._book
+        mine = book.listeners.offered_by(self)
+        return report_page(page, mine, book.moved(), book.figures(), draining=book.draining)
 
     async def probe(self, uplink: Uplink, **question: Any) -> dict[str, Any]:
         """See :class:`relaygate.uplinkends.IDMZEnd`."""
@@ -296,13 +275,6 @@ class EnrolledNode:
             self._book.egress.node_lost(self)
         for pool in self._pools.values():
             pool.close()
-
-
-def _live(listener: Listener, moved: Moved) -> dict[str, int]:
-    """The listener's tally, with the bytes of the sessions that run (lesson 11)."""
-    tally = asdict(listener.tally)
-    into, out = moved.get(listener.sessions, (0, 0))
-    return tally | {"bytes_in": tally["bytes_in"] + into, "bytes_out": tally["bytes_out"] + out}
 
 
 @implementer(IHost)

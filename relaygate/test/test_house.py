@@ -181,6 +181,7 @@ ORDER: Final = {
     "dashboard": 400,
     "operatorports": 405,
     "outlook": 365,
+    "selfreport": 365,
     "steering": 410,
     "ftpservice": 410,
     "httpservice": 410,
