@@ -76,17 +76,22 @@ class Backends:
 
     @property
     def up(self) -> bool:
-        """Whether any is up and not drained."""
-        return any(not each.drained and each.health.state == "up" for each in self.group.members)
+        """Whether any takes connections and is not drained."""
+        return any(not each.drained and each.health.there for each in self.group.members)
 
     def worked(self, backend: Backend, address: str) -> None:
         """A session of *address* is open there."""
         if self.group.worked(backend, address, self._reactor.seconds()):
             self.tell(backend, "it works")
 
-    def failed(self, backend: Backend, reason: str, *, costly: bool = False) -> None:
-        """A session failed there; *costly*: only after a long wait."""
-        if self.group.failed(backend, self._reactor.seconds(), costly=costly):
+    def failed(
+        self, backend: Backend, reason: str, *, costly: bool = False, reached: bool = False
+    ) -> None:
+        """A session failed there; *costly*: only after a long wait; *reached*: once connected."""
+        health, now = backend.health, self._reactor.seconds()
+        there = health.there
+        out = self.group.failed(backend, now, costly=costly, reached=reached)
+        if out or health.there is not there:
             self.tell(backend, reason)
 
     def tell(self, backend: Backend, reason: str) -> None:

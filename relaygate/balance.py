@@ -210,10 +210,12 @@ class Group(Generic[T]):
             self.persistence.keep(client_key(address), member.name, now)
         return member.health.worked()
 
-    def failed(self, member: Member[T], now: float, *, costly: bool = False) -> bool:
-        """A session failed there; whether that took *member* out."""
+    def failed(
+        self, member: Member[T], now: float, *, costly: bool = False, reached: bool = False
+    ) -> bool:
+        """A session failed there, see :class:`Health`; whether that took *member* out."""
         member.failed += 1
-        return member.health.failed(now, costly=costly)
+        return member.health.failed(now, costly=costly, reached=reached)
 
     def take_over(self, older: Group[T]) -> None:
         """

@@ -129,7 +129,7 @@ class Seeker:
         # A connection that had been idle may just have ended meanwhile.
         if self._taken is not None and (costly or not self._used_before):
             backends, member = self._taken
-            backends.failed(member, reason, costly=costly)
+            backends.failed(member, reason, costly=costly, reached=True)
 
     def keep(self, end: HTTPEnd) -> None:
         """*end*, of the backend of the moment, is good for another request."""

@@ -129,7 +129,7 @@ class InternalNode(MultiService):
             offered = (link.up and name not in link.refused for link in self.links.values())
             if not any(offered):
                 lines.append(f"{name}: no gateway")
-            elif not any(each["state"] == "up" for each in service.backends.state()):
+            elif not service.backends.up:
                 lines.append(f"{name}: no backend")
         return lines
 

@@ -35,7 +35,10 @@ class CheckRule:
 class Health:
     """Of one node or backend; up at first.  Times are a clock's seconds."""
 
-    __slots__ = ("_checks", "_marks", "_pause_s", "_row", "_rule", "_trial", "_until", "down")
+    __slots__ = (
+        *("_checks", "_marks", "_pause_s", "_reached", "_row", "_rule", "_trial", "_until"),
+        "down",
+    )
 
     def __init__(self, marks: MarkRule, checks: CheckRule) -> None:
         self._rule = marks
@@ -43,6 +46,8 @@ class Health:
         self._marks: deque[float] = deque(maxlen=max(1, marks.failures))
         self._pause_s = 0.0
         self._until = 0.0
+        # Marked, and by nothing but sessions that had a connection to it.
+        self._reached = False
         self._trial = False
         self._row = 0
         self.down = False
@@ -62,6 +67,14 @@ class Health:
         """``up``, ``marked`` or ``down``, for people."""
         return "down" if self.down else "marked" if self.marked else "up"
 
+    @property
+    def there(self) -> bool:
+        """
+        Whether it takes connections, for all that is known, though it may be marked for what became
+        of them: that may be the doing of one client.
+        """
+        return not self.down and (not self.marked or self._reached)
+
     def available(self, now: float) -> bool:
         """Whether a session may go there: not while it is down, nor in a pause."""
         return not self.down and (not self.marked or now >= self._until)
@@ -76,13 +89,14 @@ class Health:
             self._trial = True
             self._until = now + self._pause_s
 
-    def failed(self, now: float, *, costly: bool = False) -> bool:
+    def failed(self, now: float, *, costly: bool = False, reached: bool = False) -> bool:
         """
         A session failed there; *costly* ones, which waited long in vain, weigh as much as all that
-        are needed.  Whether this took it out.
+        are needed; *reached* says that it had a connection.  Whether this took it out.
         """
         if not self._rule.failures:
             return False
+        self._reached = reached and (self._reached or not self.marked)
         if self.marked:
             # Sessions that began before the pause, or had no other choice, teach nothing.
             if self._trial:

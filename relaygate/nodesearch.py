@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from relaygate.balance import Group, Member
-from relaygate.errors import NoNode, Refusal, Stopping, TooMany, TooSlow
+from relaygate.errors import NoNode, Refusal, Stopping, TooMany, TooSlow, TurnedAway
 from relaygate.hedging import HedgeBudget, Race
 from relaygate.listeners import INode, Listener
 from relaygate.pool import PooledChannel
@@ -161,8 +161,9 @@ class NodeSearch(Race[_Asked, PooledChannel]):
         return True
 
     def _failed_there(self, whom: _Asked, error: Refusal) -> None:
-        if not self._drop(whom) or isinstance(error, TooMany):
-            # The session is over, or the node's caps are reached, which is no fault of its.
+        if not self._drop(whom) or isinstance(error, TooMany | TurnedAway):
+            # The session is over; or the node's caps are reached, or it does not want this client,
+            # which is no fault of its.
             return
         costly = isinstance(error, TooSlow | Stopping)
         if whom.group.failed(whom.member, self._clock.seconds(), costly=costly):

@@ -236,6 +236,7 @@ class Watcher(Service):
 
     async def _look_at(self, backend: Backend) -> None:
         health = backend.health
+        there = health.there
         # Its pause goes on while it is looked at, so that no session is the second check.
         health.tried(self._reactor.seconds())
         try:
@@ -249,5 +250,5 @@ class Watcher(Service):
             changed = good and health.worked()
         else:
             changed = health.checked(good)
-        if changed:
+        if changed or health.there is not there:
             self._backends.tell(backend, reason)

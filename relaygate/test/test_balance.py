@@ -320,6 +320,24 @@ class HealthTests(SynchronousTestCase):
         self.assertTrue(self.health.checked(True))
         self.assertTrue(self.health.available(0.0))
 
+    def test_marked_and_there(self) -> None:
+        """
+        What became of connections may mark it, and does not say that it takes none; one that it
+        did not take does, until it is back.
+        """
+        for reached in (False, False, True):
+            self.health.failed(0.0, reached=reached)
+        self.assertEqual((self.health.state, self.health.there), ("marked", True))
+        self.health.failed(1.0)
+        self.assertFalse(self.health.there)
+        self.health.failed(2.0, reached=True)
+        self.assertFalse(self.health.there)
+        self.health.worked()
+        self.assertTrue(self.health.there)
+        for _ in range(3):
+            self.health.checked(False)
+        self.assertFalse(self.health.there)
+
     def test_no_marks(self) -> None:
         """With no failures allowed to count, sessions mark nothing."""
         health = Health(MarkRule(0), CheckRule())

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.addresses import HostPort
-from relaygate.errors import NoBackend, NoNode, TooMany, TooSlow
+from relaygate.errors import NoBackend, NoNode, TooMany, TooSlow, TurnedAway
 from relaygate.hedging import HedgeBudget
 from relaygate.listeners import Listener, Offer
 from relaygate.nodesearch import ALONE_S, OPEN_LIMIT_S, NodeSearch
@@ -166,12 +166,13 @@ class SearchTests(SynchronousTestCase):
         self.successResultOf(found)
 
     def test_caps_are_no_fault(self) -> None:
-        """A node that says that it has too many sessions is none that is passed over."""
+        """A node that has too many sessions, or does not want one client, is not passed over."""
         self.listener.part(self.b)
-        for number in range(5):
+        for number in range(10):
             found = self.search(f"192.0.2.{number}")
-            self.a.answers(TooMany.code)
-            self.failureResultOf(found, TooMany)
+            refusal = (TooMany, TurnedAway)[number % 2]
+            self.a.answers(refusal.code)
+            self.failureResultOf(found, refusal)
         self.assertEqual((self.counted(), self.states()), ([0], ["up"]))
 
     def test_newer_uplink(self) -> None:

@@ -299,6 +299,28 @@ class BackendTests(HTTPCase):
         await self.serve(None, response_timeout_s=0.3)
         self.assertEqual(parts(await self.ask(CLOSE))[0], 504)
 
+    async def test_asked_for_silence(self) -> None:
+        """
+        A client whose requests are never answered, because they are such, takes the service from
+        nobody: a server that accepts connections is there (Requirement 83).
+        """
+        script = await self.serve(*[b""] * 12)
+        with logged() as events:
+            for _ in range(6):
+                self.assertEqual(parts(await self.ask(post(b"x")))[0], 502)
+            (backend,) = self.node.published["svc"].backends.group.members
+            self.assertEqual(backend.health.state, "marked")
+            self.assertEqual(self.node.lacking(), [])
+            script.answers = [OK]
+            self.assertEqual(parts(await self.ask(CLOSE))[0], 200)
+        self.assertEqual(lines(events, "listener closed"), [])
+        self.assertEqual(backend.health.state, "up")
+        # One that takes no connections is not.
+        self.node.published["svc"].backends.failed(backend, "silence", costly=True, reached=True)
+        self.assertEqual(self.node.offer_state("svc"), "offered")
+        self.node.published["svc"].backends.failed(backend, "refused")
+        self.assertEqual(self.node.offer_state("svc"), "down")
+
     async def test_not_reached(self) -> None:
         """A backend that no connection leads to: 504 if it is silent, in its handshake too."""
         await self.serve()
