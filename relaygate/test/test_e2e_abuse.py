@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import socket
 import ssl
 import time
@@ -46,8 +47,10 @@ from relaygate.test.programs import Program, new_folder, pause
 
 FLOOD: Final = 10_000 if SOAK else 2_000
 GROWTH_KB: Final = 20 << 10
-FILE_BYTES: Final = 32 << 20
-LIMIT_KBIT: Final = 60_000
+# What is sent goes on, some megabytes a second, for as long as there is no such file.
+UPLOAD: Final = (
+    "while [ ! -e over ] && head -c 65536 /dev/urandom; do sleep 0.01; done | tee sent | {}"
+)
 CLEAR_PORT: Final = 7001
 # Twisted accepts up to a hundred before it closes those that were pushed out, a turn later.
 ACCEPTED_AT_ONCE: Final = 2 * 100
@@ -87,7 +90,6 @@ class AbuseTestCase(TestCase):
         self.gateway.network.run("outside", add)
         await self.gateway.start()
         self.assertTrue(await in_thread(self.honest_client))
-        self.folder = new_folder(self)
         self.transfer = await self.begin_transfer()
         self.rss_kb = self.gateway.dmz.rss_kb()
         self.kills = 0
@@ -95,18 +97,16 @@ class AbuseTestCase(TestCase):
 
     async def begin_transfer(self) -> Program:
         """
-        Start an sftp upload that is slow enough to last, and wait until it is under way.
+        Start an upload by ssh that lasts until :meth:`unharmed`, and wait until it is under way.
 
         It comes from the address that floods do: while one lasts, the DMZ node lets in no more
         from there, so it has to be in before.
         """
+        self.folder = new_folder(self)
         copy = self.folder / "copy"
-        copy.unlink(missing_ok=True)
-        (self.folder / "file").write_bytes(os.urandom(FILE_BYTES))
-        (self.folder / "batch").write_text(f"put {self.folder}/file {self.folder}/copy\n")
-        argv = self.keys.sftp(self.gateway.host, SSH_PORT, self.folder / "batch")
-        argv = [argv[0], "-l", str(LIMIT_KBIT), *argv[1:]]
-        program = Program(self, "sftp", argv, where=self.gateway.outside)
+        upload = self.keys.ssh(self.gateway.host, SSH_PORT, f"cat > {shlex.quote(str(copy))}")
+        script = f"cd {shlex.quote(str(self.folder))}; {UPLOAD.format(shlex.join(upload))}"
+        program = Program(self, "ssh", ["sh", "-c", script], where=self.gateway.outside)
         program.start()
         await eventually(lambda: copy.exists() and copy.stat().st_size > 0, "the upload runs")
         return program
@@ -150,8 +150,10 @@ class AbuseTestCase(TestCase):
         """Demand that the node is as it was, and that the transfer has not noticed anything."""
         self.assertLess(self.gateway.dmz.rss_kb() - self.rss_kb, GROWTH_KB)
         self.assertTrue(await in_thread(self.honest_client))
+        self.assertTrue(self.transfer.running, self.transfer.log())
+        (self.folder / "over").touch()
         self.assertEqual(await self.transfer.ended(240), 0, self.transfer.log())
-        sent, stored = (self.folder / "file").read_bytes(), (self.folder / "copy").read_bytes()
+        sent, stored = (self.folder / "sent").read_bytes(), (self.folder / "copy").read_bytes()
         self.assertTrue(sent == stored, "the transfer is whole")
         # What is left: standing sockets, the pool of idle channels, the transfer's for a moment.
         await eventually(
