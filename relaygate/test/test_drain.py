@@ -14,6 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relaygate.addresses import HostPort
+from relaygate.declaring import DECLARE_AGAIN_S
 from relaygate.draining import LOOK_S, drained
 from relaygate.identity import Role
 from relaygate.test.nodes import Authority, Node
@@ -214,12 +215,12 @@ class EndTests(TestCase):
         )
         return Node(self, self.authority, Role.DMZ, "dmz", config)
 
-    def internal(self, name: str, drain: int) -> Node:
-        """An internal node."""
+    def internal(self, name: str, drain: int, more: str = "") -> Node:
+        """An internal node; *more* is of its service."""
         config = (
             f'[[gateway]]\naddress = "127.0.0.1:{self.uplink}"\nname = "dmz"\n'
             f'[[service]]\nname = "echo"\nprotocol = "tcp"\nlisten = "127.0.0.1:{self.port}"\n'
-            f'backends = ["127.0.0.1:{self.backend}"]\n[stop]\ndrain = {drain}\n'
+            f'backends = ["127.0.0.1:{self.backend}"]\n{more}[stop]\ndrain = {drain}\n'
         )
         return Node(self, self.authority, Role.INTERNAL, name, config)
 
@@ -280,10 +281,10 @@ class EndTests(TestCase):
         await node.ended(60)
         self.assertIn("outcome=done/relay", node.log())
 
-    async def upgraded(self, *, name: str) -> None:
+    async def upgraded(self, *, name: str, more: str = "") -> None:
         """
         Replace node-a while clients come without a pause: a new process called *name* beside it,
-        then SIGTERM for the old one.
+        then SIGTERM for the old one.  With *more* the service has other settings than before.
         """
         dmz, old = self.dmz(0), self.internal("node-a", 60)
         await self.begin(dmz, old)
@@ -309,11 +310,14 @@ class EndTests(TestCase):
             thread.start()
         try:
             await eventually(lambda: len(served) > 20, "clients come", 60.0)
-            new = self.internal(name, 60)
+            new = self.internal(name, 60, more)
             new.start()
             await new.logged("services declared", timeout=60)
+            self.assertIn(f"refused={int(bool(more))}", new.log())
             old.kill(signal.SIGTERM)
             await old.logged("draining: ", timeout=60)
+            # It is told that it has what it was refused, and does not find out half a minute later.
+            await new.logged("services declared: .*refused=0", timeout=DECLARE_AGAIN_S / 2)
             count = len(served)
             await eventually(lambda: len(served) > count + 20, "clients come", 60.0)
             self.assertTrue(await in_thread(says, long_one, b"two"))
@@ -333,6 +337,10 @@ class EndTests(TestCase):
         lost session (Lesson 14).
         """
         await self.upgraded(name="node-b")
+
+    async def test_upgrade_with_other_settings(self) -> None:
+        """So does one whose settings the older one's keep from the listener until it drains."""
+        await self.upgraded(name="node-b", more="max_sessions = 900\n")
 
     async def test_upgrade_under_the_same_name(self) -> None:
         """So does a newer process of the very same node, which takes the uplink over (Lesson 1)."""
