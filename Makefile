@@ -26,6 +26,7 @@ test: .venv/test.stamp
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check relaygate twisted bench docs
+	$(BIN)/ruff format --check --quiet relaygate twisted bench docs
 	$(BIN)/mypy relaygate bench
 	$(BIN)/towncrier build --draft --version unreleased >/dev/null
 

@@ -168,7 +168,10 @@ EVENTS: dict[str, tuple[str, str]] = {
         "Too many failed log-ins or requests: the DMZ refuses this network for a while.",
         "`relaygate unban` if it is a partner.",
     ),
-    "banned: networks={networks} seconds={seconds} reason='by command'": ("By `relaygate ban`.", ""),
+    "banned: networks={networks} seconds={seconds} reason='by command'": (
+        "By `relaygate ban`.",
+        "",
+    ),
     "bans lifted by command: {lifted}": ("By `relaygate unban`.", ""),
     "bans set: node={node} told={told} full={full} bans={bans}": (
         "An internal node told its bans; `full` were not taken.",

@@ -247,7 +247,9 @@ def main() -> int:
     wrong = [f"docs/events.py: no words for {line!r}" for line in sorted(logged() - set(EVENTS))]
     wrong += [f"docs/events.py: nobody logs {line!r}" for line in sorted(set(EVENTS) - logged())]
     differ = set(REFUSALS) ^ set(CURES)
-    wrong += [f"docs/events.py: the refusal {code} has no cure, or is none" for code in sorted(differ)]
+    wrong += [
+        f"docs/events.py: the refusal {code} has no cure, or is none" for code in sorted(differ)
+    ]
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0
