@@ -155,10 +155,12 @@ class Leg(_Base):
             # Else each record is a packet, and the receiver wakes up for each.
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         sent = 0
+        # Bytes would be copied for each record, all that are left of them.
+        view = memoryview(data)
         try:
             # It takes no more than a record at a time, whatever it is given.
-            while sent < len(data):
-                sent += send_record(self.tls, data[sent:] if sent else data)
+            while sent < len(view):
+                sent += send_record(self.tls, view[sent:])
         except (SSL.WantReadError, SSL.WantWriteError):
             if not sent:
                 raise BlockingIOError from None
