@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from twisted.trial.unittest import TestCase
 
@@ -22,6 +23,7 @@ from relaygate.test.ftpservers import (
     Security,
     Version,
 )
+from relaygate.test.gateway import together
 from relaygate.test.netns import Network
 from relaygate.test.peers import dial, in_thread
 from relaygate.test.programs import Where
@@ -76,40 +78,56 @@ class ServerTests(TestCase):
         result = await FTPLib().perform(self, target, action, server.files, where=self.where)
         return result.why
 
+    async def of_each(self, work: Callable[[type[FTPServer]], Coroutine[Any, Any, None]]) -> None:
+        """Do *work* with all kinds of servers at once: most of it is waiting for refusals."""
+        await together(*(work(kind) for kind in SERVERS))
+
     async def test_wrong_password_is_refused(self) -> None:
         """Every server lets its user in by his password and by no other."""
-        for kind in SERVERS:
+
+        async def tried(kind: type[FTPServer]) -> None:
             server = await self.serve(kind, Offer())
             target = self.target(server)
             self.assertEqual(await self.outcome(server, target), "", kind)
             refused = await self.outcome(server, replace(target, password="guess"))
             self.assertRegex(refused, r"\b530\b", kind)
 
+        await self.of_each(tried)
+
     async def test_account_of_the_machine_is_refused(self) -> None:
         """No server looks at the machine's own accounts."""
-        for kind in SERVERS:
+
+        async def tried(kind: type[FTPServer]) -> None:
             server = await self.serve(kind, Offer())
             refused = await self.outcome(server, self.target(server, user="root"))
             self.assertRegex(refused, r"\b530\b", kind)
 
+        await self.of_each(tried)
+
     async def test_session_in_clear_is_refused_where_tls_is_offered(self) -> None:
         """With explicit TLS no server takes a password in clear."""
-        for kind in SERVERS:
+
+        async def tried(kind: type[FTPServer]) -> None:
             server = await self.serve(kind, Offer("explicit"))
             target = self.target(server)
             self.assertEqual(await self.outcome(server, target), "", kind)
             clear = replace(target, security="plain", ca=None)
             self.assertRegex(await self.outcome(server, clear), r"\b(421|530|550)\b", kind)
 
+        await self.of_each(tried)
+
     async def test_only_the_offered_version_is_spoken(self) -> None:
         """A server of one TLS version refuses a client of the other."""
-        for kind in SERVERS:
+
+        async def tried(kind: type[FTPServer]) -> None:
             for version, other in (VERSIONS, VERSIONS[::-1]):
                 server = await self.serve(kind, Offer("explicit", version=version))
                 target = self.target(server)
                 self.assertEqual(await self.outcome(server, target), "", (kind, version))
                 refused = await self.outcome(server, replace(target, version=other))
                 self.assertRegex(refused, "SSL|ECONNRESET|Connection reset", (kind, version))
+
+        await self.of_each(tried)
 
     async def test_implicit_tls(self) -> None:
         """All but pure-ftpd begin with TLS, and do not answer in clear."""
@@ -124,9 +142,10 @@ class ServerTests(TestCase):
 
     async def test_reuse_is_required(self) -> None:
         """Where it is demanded, data connections without the control session are refused (0.1)."""
-        for kind in SERVERS:
+
+        async def tried(kind: type[FTPServer]) -> None:
             if not kind.requires_reuse:
-                continue
+                return
             for version in VERSIONS:
                 for reuse in (False, True):
                     server = await self.serve(kind, Offer("explicit", None, version, reuse))
@@ -137,14 +156,19 @@ class ServerTests(TestCase):
                     )
                     self.assertEqual(forgetful.ok, not reuse, (kind, version, forgetful.why))
 
+        await self.of_each(tried)
+
     async def test_passive_ports_are_of_the_range(self) -> None:
         """Each server offers ports of the range that it was given."""
         low, high = 30000, 30007
-        for kind in SERVERS:
+
+        async def tried(kind: type[FTPServer]) -> None:
             server = await self.serve(kind, Offer(passive=(low, high)))
             for _ in range(4):
                 port = await in_thread(self.offered_port, server)
                 self.assertTrue(low <= port <= high, (kind, port))
+
+        await self.of_each(tried)
 
     def offered_port(self, server: FTPServer) -> int:
         """Log in by hand, and return the port that EPSV offers; raises ``AssertionError``."""
