@@ -6,12 +6,10 @@ import re
 import signal
 import socket
 import threading
-import time
 from typing import Final
 
 from twisted.trial.unittest import TestCase
 
-from relaygate.backends import CONNECT_LIMIT_S
 from relaygate.errors import NoBackend
 from relaygate.test.gateway import (
     BACK_LIMIT_S,
@@ -40,12 +38,10 @@ from relaygate.test.peers import (
     says,
     tcp_state,
 )
-from relaygate.test.programs import pause
-from relaygate.uplink import SILENCE_LIMIT_S
 
-SHORT_CUT_S: Final = 2.0
-# Waiting costs nothing, so what waits long is done in several networks at once.
-SIDE_BY_SIDE: Final = 5
+# Waiting costs nothing, so what waits long is done in as many networks at once as the reactor has
+# threads.  What waits longest is in test_e2e_patience.
+SIDE_BY_SIDE: Final = 10
 # What has to be started anew each time, which takes a core for a while.
 AT_A_TIME: Final = 2
 DEAD_PORT: Final = 6666
@@ -62,6 +58,17 @@ async def echoing(case: TestCase) -> Gateway:
     gateway.backend(echo)
     await gateway.start()
     return gateway
+
+
+async def served(case: TestCase, gateway: Gateway) -> socket.socket:
+    """Return a session that works."""
+    client = gateway.client()
+    case.addCleanup(client.close)
+    said = await in_thread(says, client, b"hello")
+    # It was seen once or twice in some hundred runs of the whole suite, and not understood.
+    gone = [server.gone for server in gateway.backends]
+    case.assertTrue(said, f"no answer; connection in {tcp_state(client)}, servers met {gone}")
+    return client
 
 
 def ends_by_reset(client: socket.socket) -> bool:
@@ -113,23 +120,13 @@ class NodeTests(TestCase):
 
     timeout = 1200
 
-    async def served(self, gateway: Gateway) -> socket.socket:
-        """Return a session that works."""
-        client = gateway.client()
-        self.addCleanup(client.close)
-        said = await in_thread(says, client, b"hello")
-        # It was seen once or twice in some hundred runs of the whole suite, and not understood.
-        gone = [server.gone for server in gateway.backends]
-        self.assertTrue(said, f"no answer; connection in {tcp_state(client)}, servers met {gone}")
-        return client
-
     async def test_internal_node_killed(self) -> None:
         """A killed node's sessions are reset and its listener closes, until it is back."""
 
         async def kill_and_restart() -> None:
             gateway = await echoing(self)
             for _ in range(REPEATS // AT_A_TIME):
-                client = await self.served(gateway)
+                client = await served(self, gateway)
                 with noticed.timed():
                     gateway.node.kill()
                     self.assertTrue(await in_thread(ends_by_reset, client))
@@ -138,7 +135,7 @@ class NodeTests(TestCase):
                 await gateway.node.ended()
                 gateway.node.start()
                 await gateway.listens(LISTENER, START_LIMIT_S)
-            await self.served(gateway)
+            await served(self, gateway)
 
         noticed = AtOnce()
         await together(*(kill_and_restart() for _ in range(AT_A_TIME)))
@@ -150,48 +147,18 @@ class NodeTests(TestCase):
         async def kill_and_restart() -> None:
             gateway = await echoing(self)
             for _ in range(REPEATS // SIDE_BY_SIDE):
-                client = await self.served(gateway)
+                client = await served(self, gateway)
                 with noticed.timed():
                     gateway.dmz.kill()
                     self.assertTrue(await in_thread(ends_by_reset, client))
                 await gateway.dmz.ended()
                 gateway.dmz.start()
                 await gateway.listens(LISTENER, START_LIMIT_S + BACK_LIMIT_S)
-            await self.served(gateway)
+            await served(self, gateway)
 
         noticed = AtOnce()
         await together(*(kill_and_restart() for _ in range(SIDE_BY_SIDE)))
         noticed.check()
-
-    async def test_cut_uplink(self) -> None:
-        """A short cut changes nothing; a long one closes the listener; sessions outlive both."""
-
-        async def cut_and_mend() -> None:
-            gateway = await echoing(self)
-            for _ in range(REPEATS // SIDE_BY_SIDE):
-                client = await self.served(gateway)
-                mark = len(gateway.dmz.log())
-                gateway.network.cut("dmz", "private")
-                client.sendall(b"during the short cut")
-                await pause(SHORT_CUT_S)
-                gateway.network.mend()
-                self.assertEqual(await in_thread(read_exactly, client, 20), b"during the short cut")
-                await self.served(gateway)
-                self.assertNotRegex(gateway.dmz.log()[mark:], "uplink|listener")
-
-                gateway.network.cut("dmz", "private")
-                client.sendall(b"during the long cut")
-                with noticed.timed():
-                    await gateway.closes(TCP_PORT, SILENCE_LIMIT_S + LATE_S)
-                self.assertRaises(ConnectionRefusedError, gateway.client)
-                gateway.network.mend()
-                await gateway.listens(LISTENER, BACK_LIMIT_S)
-                await self.served(gateway)
-                self.assertEqual(await in_thread(read_exactly, client, 19), b"during the long cut")
-
-        noticed = AtOnce()
-        await together(*(cut_and_mend() for _ in range(SIDE_BY_SIDE)))
-        noticed.check(after_s=SILENCE_LIMIT_S)
 
     async def test_newer_uplink_takes_over(self) -> None:
         """A second process of the same node takes over; no client is refused (Lesson 1)."""
@@ -237,15 +204,15 @@ class NodeTests(TestCase):
                 newer.start()
                 uplink = "uplink open: node=node-a "
                 await gateway.dmz.logged(uplink, after=mark, timeout=START_LIMIT_S)
-                with served.timed():
-                    await self.served(gateway)
+                with soon.timed():
+                    await served(self, gateway)
                 older.kill(signal.SIGKILL)
                 older = newer
             self.assertNotIn("listener closed", gateway.dmz.log())
 
-        served = AtOnce()
+        soon = AtOnce()
         await together(*(freeze_and_replace() for _ in range(AT_A_TIME)))
-        served.check()
+        soon.check()
 
     async def test_one_of_two_nodes_killed(self) -> None:
         """Two nodes share the sessions; when one is killed, the other serves all at once."""
@@ -308,45 +275,6 @@ class BackendTests(TestCase):
         gateway.backend(echo, DEAD_PORT)
         self.assertTrue(await in_thread(says, gateway.client(), b"hello"))
 
-    async def test_backend_hangs(self) -> None:
-        """A backend that answers no SYN costs its limit, and then the client is told."""
-        services = [
-            service("alone", "ssh", SSH_PORT, f"{PRIVATE}:{HUNG_PORT}", health=UNMARKED),
-            tcp_service(
-                f"{PRIVATE}:{HUNG_PORT}",
-                f"{PRIVATE}:{ECHO_PORT}",
-                balance="failover",
-                health=UNMARKED,
-            ),
-        ]
-        gateway = Gateway(self, services)
-        gateway.backend(echo)
-        rules = (
-            "table inet hang { chain arriving { type filter hook input priority 0;"
-            f" tcp dport {HUNG_PORT} drop; }}; }}"
-        )
-        gateway.network.run("private", ["nft", "-f", "-"], stdin=rules)
-        await gateway.start()
-
-        async def refused() -> None:
-            client = gateway.client(SSH_PORT)
-            self.assertEqual(await in_thread(read_to_end, client), NoBackend.ssh)
-            client.close()
-
-        async def served() -> None:
-            client = gateway.client()
-            self.assertTrue(await in_thread(says, client, b"hello"))
-            client.close()
-
-        limit = AtOnce()
-        # No more of them block a thread each than the reactor has threads.
-        for _ in range(REPEATS // 5):
-            began = time.monotonic()
-            with limit.timed():
-                await together(*(work() for work in (refused, served) for _ in range(5)))
-            self.assertGreater(time.monotonic() - began, CONNECT_LIMIT_S - 1)
-        limit.check(after_s=CONNECT_LIMIT_S)
-
     async def test_backend_dies_in_a_session(self) -> None:
         """A reset becomes a reset, an end becomes an end, and both at once (Lesson 3)."""
         gateway = Gateway(self, [tcp_service()])
@@ -382,11 +310,11 @@ class BackendTests(TestCase):
         gateway = Gateway(self, services)
         gateway.backend(announce(b"live"))
         await gateway.start()
-        served = AtOnce()
+        soon = AtOnce()
         for _ in range(REPEATS):
             for port in (TCP_PORT, TCP_PORT + 1):
-                with served.timed():
+                with soon.timed():
                     client = gateway.client(port)
                     self.assertEqual(await in_thread(read_exactly, client, 5), b"live\n")
                 client.close()
-        served.check()
+        soon.check()
