@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from relaygate.admission import Caps, Counted, Throttle
 from relaygate.hedging import HedgeBudget
 from relaygate.outcome import Cause
+from relaygate.piecemeal import piecemeal
 from relaygate.pipes import PipeShelf
 from relaygate.relay import Relay
 
@@ -119,10 +120,10 @@ class Desk:
         self._parting.discard(session.id)
         del self._running[session.id]
 
-    def moved(self) -> dict[Counted, tuple[int, int]]:
+    async def moved(self) -> dict[Counted, tuple[int, int]]:
         """The bytes that running sessions have moved, in and out, by what counts them."""
         moved: dict[Counted, tuple[int, int]] = {}
-        for session in self._running.values():
+        async for session in piecemeal(self._running.values(), self.clock):
             if session.relay is not None:
                 into, out = moved.get(session.counted, (0, 0))
                 relay = session.relay

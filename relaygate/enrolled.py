@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -33,6 +33,10 @@ from relaygate.uplinkends import IDMZEnd
 
 # Seconds for a node to answer that it has heard of the draining.
 DRAIN_WORD_S = 2.0
+
+
+async def _nothing() -> Moved:
+    return {}
 
 
 @implementer(IDMZEnd)
@@ -184,11 +188,11 @@ class EnrolledNode:
         self._demand_current()
         return self._book.ban(self.name, bans)
 
-    def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
+    async def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
         """See :class:`relaygate.uplinkends.IDMZEnd`."""
         book = self._book
         mine = book.listeners.offered_by(self)
-        return report_page(page, mine, book.moved(), book.figures(), draining=book.draining)
+        return await report_page(page, mine, book.moved, book.figures(), draining=book.draining)
 
     async def probe(self, uplink: Uplink, **question: Any) -> dict[str, Any]:
         """See :class:`relaygate.uplinkends.IDMZEnd`."""
@@ -301,7 +305,7 @@ class NodeBook:
         # What a report says of the DMZ node as a whole: names and whole numbers.
         self.figures: Callable[[], dict[str, int]] = dict
         # What the sessions of each listener that run have moved.
-        self.moved: Callable[[], Moved] = dict
+        self.moved: Callable[[], Awaitable[Moved]] = _nothing
         # Who is banned, for as long as this process lives.
         self.bans = Bans()
         # Every list of networks that any node uses, by name.

@@ -43,6 +43,7 @@ from relaygate.keeper import Keeper
 from relaygate.legport import LegPort, WaitingLeg
 from relaygate.legs import Leg
 from relaygate.outcome import Cause
+from relaygate.piecemeal import piecemeal
 from relaygate.pipes import PipeShelf
 from relaygate.servicekeys import ServiceFiles, load_service_files
 from relaygate.sessionlog import ID_BYTES
@@ -308,12 +309,17 @@ class Forwards(MultiService):
 
     # -- sessions -------------------------------------------------------------------------------
 
-    def state(self) -> list[dict[str, Any]]:
+    async def state(self) -> list[dict[str, Any]]:
         """How each entry is, for operators; the bytes are those of running sessions as well."""
-        moved = dict.fromkeys(self.entries, (0, 0))
-        for session, entry in self.sessions.items():
-            into, out = moved.get(entry.name, (0, 0))
-            moved[entry.name] = into + session.bytes_in, out + session.bytes_out
+        # Of one moment, as the sessions are: one that ends meanwhile is not counted twice.
+        moved = {
+            name: (entry.tally.bytes_in, entry.tally.bytes_out)
+            for name, entry in self.entries.items()
+        }
+        async for session, entry in piecemeal(self.sessions.items(), self._reactor):
+            if entry.name in moved:
+                into, out = moved[entry.name]
+                moved[entry.name] = into + session.bytes_in, out + session.bytes_out
         return [_state(config, self.entries[name], moved) for name, config in self.configs.items()]
 
     def _forget(self, session: EntrySession) -> None:
@@ -338,7 +344,7 @@ def _addresses(config: ForwardConfig) -> list[HostPort]:
 def _state(
     config: ForwardConfig, entry: Entry, moved: Mapping[str, tuple[int, int]]
 ) -> dict[str, Any]:
-    into, out = moved[entry.name]
+    into, out = moved.get(entry.name, (entry.tally.bytes_in, entry.tally.bytes_out))
     return {
         "name": entry.name,
         "protocol": entry.protocol,
@@ -347,6 +353,6 @@ def _state(
         "sessions": entry.sessions.total,
         "opened": entry.tally.opened,
         "refused": entry.tally.refused,
-        "bytes_in": entry.tally.bytes_in + into,
-        "bytes_out": entry.tally.bytes_out + out,
+        "bytes_in": into,
+        "bytes_out": out,
     }

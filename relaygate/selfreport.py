@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,10 +14,10 @@ from relaygate.listeners import Listener
 Moved = Mapping[Counted, tuple[int, int]]
 
 
-def report_page(
+async def report_page(
     page: int,
     listeners: Sequence[Listener],
-    moved: Moved,
+    count: Callable[[], Awaitable[Moved]],
     figures: Mapping[str, int],
     *,
     draining: bool,
@@ -25,9 +25,13 @@ def report_page(
     """
     What :class:`relaygate.commands.Report` answers, but for the software.
 
-    *listeners* are all of those of the node that asks, *figures* of the DMZ node as a whole.
+    *listeners* are all of those of the node that asks, *figures* of the DMZ node as a whole, and
+    *count* counts the bytes of the sessions that run, which may take a while.
     """
     size = LISTENERS_PER_PAGE
+    # Of one moment, as the sessions are: one that ends meanwhile is not counted twice.
+    shown = [(each, asdict(each.tally)) for each in listeners[page * size : (page + 1) * size]]
+    moved = await count()
     return {
         "draining": draining,
         "pages": max(1, -(-len(listeners) // size)),
@@ -39,15 +43,14 @@ def report_page(
                 "port": listener.offer.listen.port,
                 "nodes": len(listener.nodes),
                 "sessions": listener.sessions.total,
-                **_live(listener, moved),
+                **_live(tally, moved.get(listener.sessions, (0, 0))),
             }
-            for listener in listeners[page * size : (page + 1) * size]
+            for listener, tally in shown
         ],
     }
 
 
-def _live(listener: Listener, moved: Moved) -> dict[str, int]:
-    """The listener's tally, with the bytes of the sessions that run (lesson 11)."""
-    tally = asdict(listener.tally)
-    into, out = moved.get(listener.sessions, (0, 0))
+def _live(tally: dict[str, int], moved: tuple[int, int]) -> dict[str, int]:
+    """A listener's *tally*, with the bytes of its sessions that run (lesson 11)."""
+    into, out = moved
     return tally | {"bytes_in": tally["bytes_in"] + into, "bytes_out": tally["bytes_out"] + out}

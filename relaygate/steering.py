@@ -8,11 +8,12 @@ keys are only ever added.  Rooms that have more to tell register commands of the
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Protocol
 from weakref import ref
 
@@ -29,6 +30,7 @@ from relaygate.gatewaylink import GatewayLink
 from relaygate.identity import Identity
 from relaygate.keeper import DASHBOARD, Keeper
 from relaygate.outcome import Cause
+from relaygate.piecemeal import piecemeal
 from relaygate.servicekeys import ServiceFiles
 from relaygate.services import Service
 
@@ -40,6 +42,8 @@ ORDER_S = 10.0
 
 # A client's of a service, or a program's on its way out.
 Session = BackSession | EntrySession
+_Row = list[tuple[str, "ref[Session]"]]
+_number = itemgetter(0)
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,7 @@ class _Order:
 
     at: float
     of: tuple[str, str]
-    row: list[tuple[str, ref[Session]]]
-
-
-def _number(row: tuple[str, ref[Session]]) -> str:
-    return row[0]
+    row: _Row
 
 
 class ISteered(Protocol):
@@ -110,7 +110,8 @@ class Steering:
             reports = await gatherResults(
                 [Deferred.fromCoroutine(link.report()) for link in node.links.values()]
             )
-        moved = _moved(node.sessions)
+        moved = await self._moved()
+        entries = await node.forwards.state()
         return {
             "node": node.identity.name,
             "software": f"relaygate {__version__}",
@@ -127,8 +128,22 @@ class Steering:
                 {**_service(each, moved), "state": node.offer_state(each.name)}
                 for each in node.published.values()
             ],
-            "forwards": node.forwards.state(),
+            "forwards": entries,
         }
+
+    async def _moved(self) -> Mapping[str, tuple[int, int]]:
+        """The bytes of each service, in and out, those of the sessions that run as well."""
+        # Of one moment, as the sessions are: one that ends meanwhile is not counted twice.
+        moved = {
+            name: (each.tally.bytes_in, each.tally.bytes_out)
+            for name, each in self._node.published.items()
+        }
+        async for session in piecemeal(self._node.sessions, self._clock):
+            name = session.start.service
+            if session.relay is not None and name in moved:
+                into, out = moved[name]
+                moved[name] = into + session.relay.bytes_in, out + session.relay.bytes_out
+        return moved
 
     async def list_sessions(self, arguments: Arguments) -> Answer:
         """
@@ -140,40 +155,34 @@ class Steering:
         after = arguments.text("after", "", longest=16)
         limit = arguments.number("limit", 1, MAX_SESSIONS, MAX_SESSIONS)
         arguments.finish()
-        found = self._after(after, service, entry)
+        found = self._after(after, await self._row(after, service, entry))
         page = [session.state() for session in islice(found, limit)]
         return {"sessions": page, "more": next(found, None) is not None}
 
-    def _after(self, after: str, service: str, entry: str) -> Iterator[Session]:
-        """The sessions behind the id *after*, by their ids.
-
-        They are put in order for the first page, and not again for each one.
-        """
-        now = self._clock.seconds()
-        if not after or self._order.of != (service, entry) or now - self._order.at > ORDER_S:
-            self._order = _Order(now, (service, entry), self._in_order(service, entry))
-        row = self._order.row
+    def _after(self, after: str, row: _Row) -> Iterator[Session]:
+        """The sessions of *row* behind the id *after* that still run."""
         for _, reference in islice(row, bisect_right(row, after, key=_number), None):
             session = reference()
             if session is not None and self._runs(session):
                 yield session
 
-    def _in_order(self, service: str, entry: str) -> list[tuple[str, ref[Session]]]:
-        found: list[tuple[str, ref[Session]]] = []
+    async def _row(self, after: str, service: str, entry: str) -> _Row:
+        """The sessions by their ids, put in order for the first page and not again for each."""
+        now, of = self._clock.seconds(), (service, entry)
+        if after and self._order.of == of and now - self._order.at <= ORDER_S:
+            return self._order.row
+        row: _Row = []
         if not entry:
-            found += (
-                (session.start.session, ref(session))
-                for session in self._node.sessions
-                if service in ("", session.start.service)
-            )
+            async for session in piecemeal(self._node.sessions, self._clock):
+                if service in ("", session.start.service):
+                    row.append((session.start.session, ref(session)))
         if not service:
-            found += (
-                (session.id, ref(session))
-                for session, of in self._node.forwards.sessions.items()
-                if entry in ("", of.name)
-            )
-        found.sort(key=_number)
-        return found
+            async for leaving, its in piecemeal(self._node.forwards.sessions.items(), self._clock):
+                if entry in ("", its.name):
+                    row.append((leaving.id, ref(leaving)))
+        row.sort(key=_number)
+        self._order = _Order(now, of, row)
+        return row
 
     def _runs(self, session: Session) -> bool:
         return session in self._node.sessions or session in self._node.forwards.sessions
@@ -258,27 +267,16 @@ def _certificates(node: ISteered) -> list[dict[str, str]]:
     return [{"kind": kind, "name": name, "ends": end.isoformat()} for kind, name, end in ends]
 
 
-def _moved(sessions: Iterable[BackSession]) -> Mapping[str, tuple[int, int]]:
-    """The bytes that the running *sessions* of each service have moved, in and out."""
-    moved: dict[str, tuple[int, int]] = {}
-    for session in sessions:
-        if session.relay is not None:
-            into, out = moved.get(session.start.service, (0, 0))
-            name = session.start.service
-            moved[name] = into + session.relay.bytes_in, out + session.relay.bytes_out
-    return moved
-
-
 def _service(service: Service, moved: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     tally = service.tally
-    into, out = moved.get(service.name, (0, 0))
+    into, out = moved.get(service.name, (tally.bytes_in, tally.bytes_out))
     return {
         "name": service.name,
         "protocol": service.protocol,
         "sessions": service.sessions.total,
         "opened": tally.opened,
         "refused": tally.refused,
-        "bytes_in": tally.bytes_in + into,
-        "bytes_out": tally.bytes_out + out,
+        "bytes_in": into,
+        "bytes_out": out,
         "backends": service.backends.state(),
     }

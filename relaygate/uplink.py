@@ -334,8 +334,8 @@ class Uplink(amp.AMP):
         return {"full": self._dmz_end().ban(self, bans)}
 
     @commands.Report.responder
-    def _report(self, page: int) -> dict[str, Any]:
-        return {"software": self._software, **self._dmz_end().report(self, page)}
+    async def _report(self, page: int) -> dict[str, Any]:
+        return {"software": self._software, **await self._dmz_end().report(self, page)}
 
     @commands.Draining.responder
     def _draining(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class IDMZEnd(IUplinkEnd):
     def ban(uplink: Any, bans: Sequence[dict[str, Any]]) -> int:
         """Set and lift bans; the answer is how many did not fit."""
 
-    def report(uplink: Any, page: int) -> dict[str, Any]:
+    async def report(uplink: Any, page: int) -> dict[str, Any]:
         """What :class:`relaygate.commands.Report` answers, but for ``software``."""
 
     async def connect(uplink: Any, **wish: Any) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class ReloadTests(ReloadCase):
         await self.refuses(first)
         await self.goes_on(program, far)
         self.assertEqual(self.use(second), [])
-        self.assertEqual([row["name"] for row in self.node.forwards.state()], ["second"])
+        self.assertEqual([row["name"] for row in await self.node.forwards.state()], ["second"])
         # An address that one gives up is another's in the same turn, with the socket that is there.
         third = replace(first, name="third", listen=second.listen)
         socket_of = self.sockets()[str(second.listen)]

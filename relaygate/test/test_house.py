@@ -88,6 +88,7 @@ ORDER: Final = {
     # 2, the wire
     "arguments": 200,
     "clocks": 200,
+    "piecemeal": 200,
     "boxes": 202,
     "commands": 205,
     "tls": 200,

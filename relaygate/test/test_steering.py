@@ -11,7 +11,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 import relaygate
+from relaygate import piecemeal
 from relaygate.admin import Arguments
+from relaygate.outcome import Cause
 from relaygate.test.netns import missing
 from relaygate.test.test_admin import socket_path
 from relaygate.test.test_cli import call
@@ -117,6 +119,21 @@ class StatusTests(SteeringCase):
         after = answer["sessions"][0]["session"]
         answer = await self.answer("sessions", after=after)
         self.assertEqual(answer, {"sessions": [], "more": False})
+
+    async def test_ends_while_counted(self) -> None:
+        """Sessions are counted in pieces; what ends between two is counted once, by both nodes."""
+        await self.begin()
+        clients = [await self.client(b"hello") for _ in range(4)]
+        await until(lambda: all(client.data == b"hello" for client in clients))
+        self.patch(piecemeal, "PIECE", 1)
+        inside, report = self.answer("status", reports=False), self.answer("status")
+        for session in list(self.node.sessions):
+            session.abort(Cause.POLICY, "")
+        (service,) = (await inside)["services"]
+        self.assertEqual((service["bytes_in"], service["bytes_out"]), (20, 20))
+        (gateway,) = (await report)["gateways"]
+        (listener,) = gateway["report"]["listeners"]
+        self.assertEqual((listener["bytes_in"], listener["bytes_out"]), (20, 20))
 
     async def test_end(self) -> None:
         """One session is ended by its id and its client reset; one that there is not is refused."""

@@ -231,7 +231,7 @@ class DMZEnd(_End):
         self._fail()
         return dict.fromkeys(("clock", "channel", "permitted", "looked", "free"), 0) | {"own": True}
 
-    def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
+    async def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
         self._fail()
         return {
             "draining": False,

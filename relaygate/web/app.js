@@ -130,8 +130,8 @@ async function lookAtSessions() {
 async function askForSessions() {
   let found = [], after = "";
   // Few at a time, with pauses: what the node does for this page, it does not do for clients.
-  for (let page = 0; page < 100; page++) {
-    if (page) await new Promise((done) => setTimeout(done, 100));
+  for (let page = 0; page < 200; page++) {
+    if (page) await new Promise((done) => setTimeout(done, 50));
     const answer = await (await call("look?command=sessions&after=" + encodeURIComponent(after))).json();
     if (!answer.ok) return;
     // Of a program on its way out: the entry, and where it wants to go.
