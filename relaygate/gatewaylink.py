@@ -146,14 +146,15 @@ class GatewayLink(MultiService):
         self.retired = False
         # The DMZ node has said that it takes no new sessions.
         self.draining = False
-        ClientService(
+        self._dialler = ClientService(
             Noting(leg_endpoint(reactor, address, CONNECT_LIMIT_S), self._note_failure),
             _UplinkFactory(lambda: DialledUplink(self, context(commands.ALPN_UPLINK))),
             retryPolicy=lambda failures: self._next_wait(),
             clock=reactor,
             # No prepareConnection: a connection that is lost while it prepares has no place in the
             # service's states, and each would leave a traceback.
-        ).setServiceParent(self)
+        )
+        self._dialler.setServiceParent(self)
 
     @property
     def up(self) -> bool:
@@ -225,6 +226,21 @@ class GatewayLink(MultiService):
         self._supply.keep(kinds, pool)
         if declared:
             self._declaration.state_again(uplink)
+
+    def retire(self) -> None:
+        """
+        Offer nothing any more, and end when the last session has; until then those of FTP may open
+        data connections.
+
+        An uplink that is lost is not dialled again: it would take the place of one that another
+        link of this node may have to the same DMZ node by then.
+        """
+        self.retired = True
+        self.offer([], set(), 1)
+        if not self.sessions:
+            self.disownServiceParent()
+        elif not self.up:
+            self._dialler.stopService()
 
     def hold(self) -> None:
         """A session goes through here: a link that is retired lasts as long as one does."""
@@ -376,6 +392,8 @@ class GatewayLink(MultiService):
             reason=self._farewell or reason,
         )
         self._farewell = ""
+        if self.retired:
+            self._dialler.stopService()
 
     def stopService(self) -> Any:
         """Say farewell, and end the uplink at once."""

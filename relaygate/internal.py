@@ -256,17 +256,27 @@ class InternalNode(MultiService):
     def _use_gateways(self, gateways: Changes[GatewayConfig]) -> None:
         moved = [each for each in gateways.changed if "address" in gateways.keys[each.name]]
         for gateway in (*gateways.removed, *moved):
-            self._retire(self.links.pop(gateway.name))
-        self._offer_now()
+            self.links.pop(gateway.name).retire()
         for gateway in (*gateways.added, *moved):
-            self._link(gateway)
+            if not self._take_back(gateway):
+                self._link(gateway)
+        self._offer_now()
 
-    def _retire(self, link: GatewayLink) -> None:
-        """*link* ends when its sessions have; until then FTP's may open data connections."""
-        link.retired = True
-        link.offer([], set(), 1)
-        if not link.sessions:
-            link.disownServiceParent()
+    def _take_back(self, gateway: GatewayConfig) -> bool:
+        """
+        Use the link to *gateway* that was retired and whose uplink stands, if there is one.
+
+        A second uplink would take the place of the first in the DMZ, and with it the data
+        connections of its FTP sessions.
+        """
+        where = gateway.name, gateway.address
+        links = [each for each in self if isinstance(each, GatewayLink)]
+        for link in links:
+            if link.retired and link.up and (link.gateway_name, link.address) == where:
+                link.retired = False
+                self.links[gateway.name] = link
+                return True
+        return False
 
     def use_identity(self, identity: Identity) -> None:
         """New connections are dialled with *identity* from now on."""

@@ -141,6 +141,13 @@ class LinkTests(TestCase):
         waits = [call.getTime() - reactor.seconds() for call in reactor.getDelayedCalls()]
         self.assertTrue(any(SUPERSEDED_WAIT_S - 5 < wait <= SUPERSEDED_WAIT_S for wait in waits))
 
+    async def test_retired(self) -> None:
+        """A link that is retired while it has no uplink does not get one any more."""
+        link = self.link(service())
+        link.hold()
+        link.retire()
+        self.assertFalse(link._dialler.running)
+
     async def test_one_line_for_an_absent_gateway(self) -> None:
         """A DMZ node that is not there is one line in the log, however often it is dialled."""
         closed = self.listening.port.stopListening()

@@ -158,6 +158,54 @@ class ReloadTests(SessionCase):
         again = await self.client(b"3")
         await self.got(again, b"3")
 
+    async def test_gateway_taken_back(self) -> None:
+        """
+        A gateway that comes back while a session of its former time runs has its uplink again,
+        which never went.
+        """
+        await self.start("tcp", Echo)
+        config = self.node._config
+        running = await self.client(b"1")
+        await self.got(running, b"1")
+        link = self.node.links["dmz"]
+        self.node.reload(replace(config, gateways=()))
+        await until(lambda: not self.listening(), "the listener's end")
+        told = self.node.reload(config)
+        self.assertEqual(told, ["gateway dmz: added"])
+        await until(self.listening, "the listener")
+        self.assertIs(self.node.links["dmz"], link)
+        self.assertEqual(link.generation, 1)
+        again = await self.client(b"2")
+        await self.got(again, b"2")
+        for client in (running, again):
+            client.transport.loseConnection()  # type: ignore[union-attr]
+        await until(lambda: not self.node.sessions, "the sessions' end")
+        self.assertTrue(link.up)
+
+    async def test_gateway_moved_to_where_it_was(self) -> None:
+        """
+        Another address of the same DMZ node: the new link takes the uplink over, and the old one,
+        which lasts as long as its session, does not dial to have it back.
+        """
+        await self.start("tcp", Echo)
+        (gateway,) = self.node._config.gateways
+        running = await self.client(b"1")
+        await self.got(running, b"1")
+        older = self.node.links["dmz"]
+        name = replace(gateway, address=HostPort("localhost", gateway.address.port))
+        told = self.node.reload(replace(self.node._config, gateways=(name,)))
+        self.assertEqual(told, ["gateway dmz: changed (address)"])
+        newer = self.node.links["dmz"]
+        await until(lambda: newer.up and not older.up, "the change")
+        await until(self.listening, "the listener")
+        self.assertFalse(older._dialler.running)
+        running.transport.write(b"2")  # type: ignore[union-attr]
+        await self.got(running, b"12")
+        self.assertIn(older, list(self.node))
+        running.transport.loseConnection()  # type: ignore[union-attr]
+        await until(lambda: older not in list(self.node), "the older link's end")
+        self.assertTrue(newer.up)
+
     async def test_pool(self) -> None:
         """Another pool takes effect on the uplink that stands."""
         await self.start("tcp", Echo)
