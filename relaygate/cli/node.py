@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from relaygate.cli.shown import examples, print_table
+from relaygate.cli.shown import examples, lasting, print_table
 from relaygate.config import ConfigError, InternalConfig, load, printable
 
 __all__ = ["NodeError", "add_client_options", "add_parser", "ask", "run_command"]
@@ -206,7 +206,7 @@ def _socket_path(arguments: argparse.Namespace) -> Path:
 def _print_status(status: Answer) -> None:
     print(
         f"{status['node']}: {status['state']}, {status['software']},"
-        f" up {status['uptime_seconds']:.0f} s, {status['sessions']} sessions"
+        f" up {lasting(status['uptime_seconds'])}, {status['sessions']} sessions"
     )
     print()
     print_table(

@@ -11,6 +11,7 @@ from typing import Any
 from relaygate.addresses import HostPort
 from relaygate.cli.findings import Finding
 from relaygate.cli.node import NodeError, ask
+from relaygate.cli.shown import lasting
 from relaygate.config import ServiceConfig
 
 __all__ = ["node_findings"]
@@ -50,7 +51,7 @@ def node_findings(
             "runs, its log says why it has no socket",
         )
         return
-    seen = f'"{status["node"]}" has run for {status["uptime_seconds"]:.0f} s'
+    seen = f'"{status["node"]}" has run for {lasting(status["uptime_seconds"])}'
     yield Finding("node", "running node", "ok", f"{seen}, {status['software']}")
     kinds = sorted({kind for service in services for kind in service.channel_kinds})
     for gateway in status["gateways"]:
@@ -86,7 +87,7 @@ def _gateway(
         )
         return
     report = gateway["report"]
-    yield Finding("uplink", what, "ok", f"up for {gateway['up_seconds']:.0f} s")
+    yield Finding("uplink", what, "ok", f"up for {lasting(gateway['up_seconds'])}")
     if report is not None:
         yield _versions(what, report["software"], status["software"])
         if report["draining"]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from relaygate.config import printable
 
-__all__ = ["coloured", "examples", "fold", "print_table"]
+__all__ = ["coloured", "examples", "fold", "lasting", "print_table"]
 
 # Of the texts in helps, in columns.
 _WIDTH = 79
@@ -39,6 +39,14 @@ def coloured() -> bool:
     """Whether people see colours: on a terminal that has them, unless NO_COLOR says no."""
     wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return wanted and sys.stdout.isatty()
+
+
+def lasting(seconds: float) -> str:
+    """How long *seconds* are, for people; in the units of the dashboard."""
+    for most, unit, word in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < most:
+            return f"{seconds / unit:.0f} {word}"
+    return f"{seconds / 86_400:.0f} days"
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import relaygate
 from relaygate.cli import check, node
 from relaygate.cli.main import main, make_parser
-from relaygate.cli.shown import coloured, print_table
+from relaygate.cli.shown import coloured, lasting, print_table
 from relaygate.identity import Role
 from relaygate.pki import issue, make_ca
 from relaygate.test.netns import require_program
@@ -336,6 +336,14 @@ class MannersTests(SynchronousTestCase):
         self.assertEqual(narrow[0], "- name      " + "x" * 30)
         self.assertEqual(narrow[1], "  sessions  7")
         self.assertEqual(len(narrow), 4)
+
+    def test_lasting(self) -> None:
+        """How long something lasts is told in the unit that fits."""
+        for seconds, words in (
+            *((0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h")),
+            *((86_400, "24 h"), (172_800, "2 days"), (86_400 * 400, "400 days")),
+        ):
+            self.assertEqual(lasting(seconds), words)
 
     def test_colours(self) -> None:
         """Colours are for a terminal, and not where NO_COLOR or TERM=dumb says so."""

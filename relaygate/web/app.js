@@ -37,7 +37,7 @@ async function act(command) {
 // -- cells: text only, never markup: names come from partners
 const units = ["B", "KB", "MB", "GB", "TB", "PB"];
 function bytes(value) { let at = 0; while (value >= 1000 && at < 5) { value /= 1000; at++; } return (at ? value.toFixed(1) : Math.round(value)) + " " + units[at]; }
-function age(seconds) { return seconds < 120 ? Math.round(seconds) + " s" : seconds < 7200 ? Math.round(seconds / 60) + " min" : (seconds / 3600).toFixed(1) + " h"; }
+function age(seconds) { return seconds < 120 ? Math.round(seconds) + " s" : seconds < 7200 ? Math.round(seconds / 60) + " min" : seconds < 172800 ? Math.round(seconds / 3600) + " h" : Math.round(seconds / 86400) + " days"; }
 const number = (text) => ({ text, kind: "number" });
 const mark = (ok, text) => ({ text, kind: ok ? "good" : "bad" });
 const button = (text, label, press) => ({ text, label, press });
