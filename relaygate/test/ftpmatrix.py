@@ -25,7 +25,7 @@ from relaygate.test.ftpservers import SERVERS, FTPServer, Offer, Security, Versi
 from relaygate.test.programs import Where
 
 # As many clients at once as two cores keep busy, since most of them wait for others.
-_AT_ONCE: Final = 3
+_AT_ONCE: Final = 4
 _SECURE: Final[tuple[Security, ...]] = ("explicit", "implicit")
 _VERSIONS: Final[tuple[Version, ...]] = ("1.2", "1.3")
 
