@@ -8,6 +8,7 @@ module imports only modules with a lower number: imports run downhill, and equal
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -290,6 +291,12 @@ def modules_in(package: Path) -> dict[str, Module]:
     return found
 
 
+@functools.cache
+def product() -> dict[str, Module]:
+    """Parse the product, once: every rule looks at the same."""
+    return modules_in(PACKAGE)
+
+
 def target(name: str, modules: dict[str, Module]) -> str | None:
     """Name the product's module that an import of *name* loads; None for foreign ones."""
     parts = name.split(".")
@@ -367,7 +374,7 @@ class HouseTests(SynchronousTestCase):
     """The rules of the layout, over every module of the product."""
 
     def setUp(self) -> None:
-        self.modules = modules_in(PACKAGE)
+        self.modules = product()
 
     def check(self, wrong: list[str]) -> None:
         """Fail with one mistake a line."""
