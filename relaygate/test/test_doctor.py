@@ -40,7 +40,7 @@ from relaygate.cli.main import main
 left = list(enumerate(json.load(sys.stdin)))[::-1]
 running, found = {}, {}
 while left or running:
-    while left and len(running) < 6:
+    while left and len(running) < 12:
         number, argv = left.pop()
         out = os.memfd_create("out")
         pid = os.fork()
@@ -351,6 +351,23 @@ class FaultTests(TestCase):
             self.with_more(service("new", "tcp", 2300, f"{INSIDE}:2022")),
             "new",
         )
+        # -- firewalls, each before a server of its own, so that they are looked for side by side
+        verdicts = (
+            ("drop", "something drops it", "firewalls"),
+            ("reject with tcp reset", "refuses the connection", "a firewall that rejects"),
+        )
+        rules = []
+        for number, (verdict, seen, cure) in enumerate(verdicts, 1):
+            for name, hop, place, host, usual in (
+                ("DMZ node", "tcp", dmz, DMZ, 7443),
+                ("backend", "backend", gateway.private, INSIDE, 2022),
+            ):
+                behind = usual + 100 * number
+                Server(self, place, host, behind, ssh_server)
+                rules.append(f"tcp dport {behind} {verdict}")
+                config = self.replaced(f'"{host}:{usual}"', f'"{host}:{behind}"')
+                self.queue(Fault(f"firewall: {name}, {verdict}", hop, seen, cure), config)
+        self.firewall(*rules)
         # -- FTP's ports, as the DMZ node sees them
         ports = f'passive_ports = "{PASSIVE}"'
         for port in (31000, 31001):
@@ -379,19 +396,6 @@ class FaultTests(TestCase):
                 "ftp",
             )
         await self.wait()
-
-        # -- firewalls
-        inside = gateway.network
-        for verdict, seen, cure in (
-            ("drop", "something drops it", "firewalls"),
-            ("reject with tcp reset", "refuses the connection", "a firewall that rejects"),
-        ):
-            for name, hop, port in (("DMZ node", "tcp", 7443), ("backend", "backend", 2022)):
-                rule = f"tcp dport {port} tcp flags & (syn|ack) == syn {verdict}"
-                self.firewall(rule)
-                self.queue(Fault(f"firewall: {name}, {verdict}", hop, seen, cure), file)
-                await self.wait()
-                inside.run("private", ["nft", "delete", "table", "inet", "fault"])
 
         # -- the DMZ node itself
         await gateway.node.stop()
@@ -429,10 +433,11 @@ class FaultTests(TestCase):
         self.assertEqual(self.missed, [], "\n".join(self.missed))
         self.assertGreaterEqual(len(self.rows), 30)
 
-    def firewall(self, rule: str) -> None:
-        """Let packets that leave private, also for itself, meet *rule*."""
-        rules = "table inet fault {\nchain leaving {\ntype filter hook output priority filter;\n"
-        self.gateway.network.run("private", ["nft", "-f", "-"], stdin=f"{rules}{rule}\n}}\n}}\n")
+    def firewall(self, *rules: str) -> None:
+        """Let packets that leave private, also for itself, meet *rules*."""
+        table = "table inet fault {\nchain leaving {\ntype filter hook output priority filter;\n"
+        text = "\n".join([table, *rules, "}", "}", ""])
+        self.gateway.network.run("private", ["nft", "-f", "-"], stdin=text)
 
     def copied_authority(self) -> Authority:
         """The gateway's own CA, with a folder of its own for what it issues."""
