@@ -39,8 +39,10 @@ rise = 1
 fall = 2
 """
 # Between two faults everything has to be well again.
-QUIET_S = 8.0 if SOAK else 2.0
-FAULT_S = 6.0 if SOAK else 3.0
+QUIET_S = 8.0 if SOAK else 1.0
+FAULT_S = 6.0 if SOAK else 2.0
+# Longer than a node that was asked in vain is waited for, and shorter than its uplink's silence.
+STOPPED_S = 9.0 if SOAK else 5.0
 # Sessions at each DMZ node, by which a round shows how they are spread.
 ROUND = 18
 
@@ -70,7 +72,7 @@ class FaultTests(TestCase):
     async def stopped(self, fleet: Fleet, what: Program) -> None:
         """Stop it where it stands, and let it go on."""
         what.kill(signal.SIGSTOP)
-        await pause(FAULT_S + 3)
+        await pause(STOPPED_S)
         what.kill(signal.SIGCONT)
 
     async def restarted(self, fleet: Fleet, what: Program) -> None:
@@ -181,11 +183,14 @@ class FaultTests(TestCase):
             read_to_end(client)
 
     async def cut(self, fleet: Fleet, place: Place) -> None:
-        """Cut the wire between a DMZ node and the private network."""
+        """Cut the wire between a DMZ node and the private network, until all have noticed."""
+        marks = {node: len(node.log()) for node in fleet.internals}
         fleet.network.cut(place, "private")
-        await pause(20.0)
+        for node, mark in marks.items():
+            await node.logged(f"uplink lost: gateway={place} ", after=mark)
+        await pause(FAULT_S)
         fleet.network.mend()
-        await pause(5.0)
+        await pause(FAULT_S)
 
 
 def _later(act: Callable[..., Awaitable[None]], *args: object) -> Callable[[], Awaitable[None]]:
