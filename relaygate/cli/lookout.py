@@ -124,6 +124,8 @@ def _secured(
                 "it takes the connection, and does not speak TLS",
                 "is that the uplink's port (uplink.listen), and not a firewall's?",
             )
+        # Let in, and no use is made of it: the DMZ node has no reason to warn of an attack.
+        tls.shutdown()
         certificate = tls.get_peer_certificate(as_cryptography=True)
         assert certificate is not None
         end = certificate.not_valid_after_utc

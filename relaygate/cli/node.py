@@ -219,7 +219,7 @@ def _print_status(status: Answer) -> None:
                 each["idle_channels"]["clear"],
                 each["idle_channels"]["tls"],
                 each["report"]["figures"].get("sessions", "-") if each["report"] else "-",
-                each["report"]["software"] if each["report"] else each["last_failure"] or "-",
+                each["report"]["software"] if each["report"] else "-",
             )
             for each in status["gateways"]
         ],
@@ -256,6 +256,9 @@ def _print_status(status: Answer) -> None:
             ],
         )
     for gateway in status["gateways"]:
+        if gateway["state"] == "down":
+            reason = gateway["last_failure"] or "it is being dialled"
+            print(f"{gateway['name']} is down: {printable(reason)}")
         for name, reason in gateway["refused"].items():
             print(f"{gateway['name']} refuses {name}: {printable(reason)}")
 

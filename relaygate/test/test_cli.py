@@ -261,6 +261,33 @@ class CompletionTests(SynchronousTestCase):
         return done.stdout
 
 
+class StatusTests(SynchronousTestCase):
+    """What ``relaygate status`` prints."""
+
+    def test_gateway_that_is_down(self) -> None:
+        """Why it is down stands in a line of its own, and not under a heading of something else."""
+        gateway: dict[str, object] = {
+            "name": "dmz",
+            "address": "a:1",
+            "state": "down",
+            "last_failure": "no route",
+        }
+        gateway |= {"idle_channels": {"clear": 0, "tls": 0}, "refused": {}, "report": None}
+        answer: dict[str, object] = {
+            "node": "n",
+            "state": "running",
+            "software": "relaygate 1",
+            "sessions": 0,
+        }
+        answer |= {"uptime_seconds": 1.0, "gateways": [gateway], "services": [], "forwards": []}
+        with mock.patch.object(node, "ask", return_value=answer):
+            status, out, err = call("status")
+        self.assertEqual((status, err), (0, ""))
+        lines = [" ".join(line.split()) for line in out.splitlines()]
+        self.assertIn("dmz a:1 down 0 0 - -", lines)
+        self.assertEqual(lines[-1], "dmz is down: no route")
+
+
 class SessionsTests(SynchronousTestCase):
     """The table of sessions."""
 

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from relaygate.cli import running
 from relaygate.identity import Role
 from relaygate.test.certificates import ServerCA
 from relaygate.test.gateway import Gateway, service
@@ -237,6 +239,9 @@ class FaultTests(TestCase):
             {"file", "keys", "tcp", "tls", "node", "uplink", "versions", "policy", "clock"}
             | {"channel", "passive", "backend"},
         )
+        # The clock is asked for once, and the DMZ node took the look for no attack.
+        self.assertEqual(len([each for each in found if each["hop"] == "clock"]), 1)
+        self.assertNotIn("turned away", gateway.dmz.log())
 
         # -- the file, the keys
         self.queue(
@@ -456,6 +461,31 @@ class FaultTests(TestCase):
             lines.append(f"{fault.name:<42}{finding['hop']:<9}{finding['seen']}")
             lines.append(f"{'':<51}-> {finding['cure']}")
         sys.stdout.write("\n" + "\n".join(lines) + "\n")
+
+
+class RunningTests(SynchronousTestCase):
+    """What is made of a running node's answer, where a real node is hard to bring so far."""
+
+    def test_draining(self) -> None:
+        """A DMZ node that drains has been told to end, and nothing inside takes that back."""
+        report = {"draining": True, "software": "relaygate 1", "listeners": []}
+        gateway: dict[str, object] = {
+            "name": "dmz",
+            "state": "draining",
+            "up_seconds": 1.0,
+            "report": report,
+        }
+        status: dict[str, object] = {
+            "node": "node-a",
+            "software": "relaygate 1",
+            "uptime_seconds": 2.0,
+        }
+        status |= {"gateways": [gateway], "services": []}
+        with mock.patch.object(running, "ask", return_value=status):
+            found = list(running.node_findings((), Path("socket")))
+        (drains,) = [each for each in found if each.state != "ok"]
+        self.assertEqual((drains.hop, drains.state), ("uplink", "note"))
+        self.assertIn("start it again", drains.cure)
 
 
 class OutputTests(SynchronousTestCase):
