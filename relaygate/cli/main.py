@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from relaygate import __version__
-from relaygate.cli import bans, check, completion, doctor, init, node, pki, transfers
+from relaygate.cli import bans, check, completion, doctor, init, node, pki, sessions, transfers
 from relaygate.cli.shown import fold
 
 __all__ = ["main", "make_parser", "run"]
@@ -78,6 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     pki.add_parser(subparsers)
     check.add_parser(subparsers)
     node.add_parser(subparsers)
+    sessions.add_parser(subparsers)
     bans.add_parser(subparsers)
     doctor.add_parser(subparsers)
     transfers.add_parser(subparsers)

@@ -55,23 +55,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_client_options(status)
     status.set_defaults(func=run_command(lambda _: {"command": "status"}, _print_status))
 
-    sessions = subparsers.add_parser(
-        "sessions",
-        help="list the sessions of a running node",
-        description="List the sessions of a running internal node, with the bytes so far: of "
-        "services, and of programs on their way out.",
-        **examples(
-            "relaygate sessions",
-            "relaygate sessions --service sftp",
-            "relaygate sessions --json | jq 'sort_by(.bytes_out) | last'",
-        ),
-    )
-    which = sessions.add_mutually_exclusive_group()
-    which.add_argument("--service", default="", help="only those of this service")
-    which.add_argument("--entry", default="", help="only those of this entry")
-    add_client_options(sessions)
-    sessions.set_defaults(func=_sessions)
-
     end = subparsers.add_parser(
         "end",
         help="end a session of a running node",
@@ -280,45 +263,3 @@ def _print_steered(answer: Answer) -> None:
 def _print_changes(answer: Answer) -> None:
     for change in answer["changes"] or ["nothing has changed"]:
         print(printable(change))
-
-
-def _sessions(arguments: argparse.Namespace) -> int:
-    """List all sessions, which come in pages."""
-    found: list[Answer] = []
-    try:
-        more = True
-        while more:
-            after = found[-1]["session"] if found else ""
-            request = {"command": "sessions", "service": arguments.service, "after": after}
-            if arguments.entry:
-                request["entry"] = arguments.entry
-            page = ask(arguments, request)
-            found += page["sessions"]
-            more = page["more"]
-    except NodeError as error:
-        return error.tell()
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-        return 0
-    # Only FTP knows who has logged in.
-    users = any(each.get("user") for each in found)
-    print_table(
-        (
-            *("session", "service", "client", *(["user"] if users else [])),
-            *("gateway", "backend", "seconds", "in", "out"),
-        ),
-        [
-            [
-                each["session"],
-                # Of a program on its way out: the entry, and where it wants to go.
-                each["service"] or each["entry"],
-                each["client"],
-                *([each.get("user") or "-"] if users else []),
-                each["gateway"],
-                each["backend"] or each["destination"],
-                *(each[key] for key in ("seconds", "bytes_in", "bytes_out")),
-            ]
-            for each in found
-        ],
-    )
-    return 0

@@ -8,7 +8,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
@@ -16,7 +16,7 @@ from unittest import mock
 from twisted.trial.unittest import SynchronousTestCase
 
 import relaygate
-from relaygate.cli import check, node
+from relaygate.cli import check, node, sessions
 from relaygate.cli.main import main, make_parser
 from relaygate.cli.shown import coloured, lasting, print_table
 from relaygate.identity import Role
@@ -291,12 +291,12 @@ class StatusTests(SynchronousTestCase):
 class SessionsTests(SynchronousTestCase):
     """The table of sessions."""
 
-    def table(self, *sessions: Mapping[str, object]) -> list[str]:
+    def table(self, *found: Mapping[str, object], argv: Sequence[str] = ()) -> list[str]:
         """Its lines, for what a node says."""
         common = {"gateway": "dmz", "seconds": 1.0, "bytes_in": 5, "bytes_out": 6}
-        page = {"sessions": [{**common, **each} for each in sessions], "more": False}
-        with mock.patch.object(node, "ask", return_value=page):
-            status, out, err = call("sessions")
+        page = {"sessions": [{**common, **each} for each in found], "more": False}
+        with mock.patch.object(sessions, "ask", return_value=page):
+            status, out, err = call("sessions", *argv)
         self.assertEqual((status, err), (0, ""))
         return [" ".join(line.split()) for line in out.splitlines()]
 
@@ -316,6 +316,35 @@ class SessionsTests(SynchronousTestCase):
             ],
         )
         self.assertNotIn("user", self.table(ssh)[0])
+
+    def test_choosing(self) -> None:
+        """Those of a network or of a user are chosen, and the longest or largest come first."""
+        rows: list[dict[str, object]] = [
+            {"session": "1", "client": "203.0.113.9:1", "user": "jo", "seconds": 5.0},
+            {"session": "2", "client": "[2001:db8::9]:1", "user": "", "bytes_in": 30},
+            {"session": "3", "client": "[::ffff:203.0.113.200]:1", "user": "al", "bytes_out": 9},
+            {"session": "4", "client": "no address:1"},
+        ]
+        rows = [{"service": "s", "backend": "b:1", **each} for each in rows]
+        for argv, expected in (
+            ("", "1234"),
+            ("--client 203.0.113.9", "1"),
+            ("--client 203.0.113.0/24", "13"),
+            ("--client ::/0", "2"),
+            ("--client 203.0.113.0/24 --user al", "3"),
+            ("--user JO", ""),
+            ("--sort seconds", "1234"),
+            ("--sort in", "2134"),
+            ("--sort out", "3124"),
+        ):
+            told = self.table(*rows, argv=argv.split())
+            self.assertEqual("".join(line[0] for line in told[1:]), expected, argv)
+
+    def test_wrong_network(self) -> None:
+        """Words that are no network are refused before anybody is asked."""
+        status, _, err = call("sessions", "--client", "203.0.113.9/24")
+        self.assertEqual(status, 2)
+        self.assertIn("expected a network or an address", err)
 
 
 class MannersTests(SynchronousTestCase):
