@@ -141,6 +141,9 @@ class GatewayLink(MultiService):
         self._noted_at = 0.0
         self._farewell = ""
         self._superseded = False
+        # A newer uplink of this node's name has the place, since the last one of ours.
+        self._displaced = False
+        self._yields = False
         # The sessions that go through this link and run: see hold().
         self.sessions = 0
         self.retired = False
@@ -242,6 +245,15 @@ class GatewayLink(MultiService):
         elif not self.up:
             self._dialler.stopService()
 
+    def yield_to_newer(self) -> None:
+        """
+        The program ends when its sessions have: where a newer one of this node's name has taken
+        over, or will, its uplink is not taken back.  One that is only lost is dialled again.
+        """
+        self._yields = True
+        if self._displaced:
+            self._dialler.stopService()
+
     def hold(self) -> None:
         """A session goes through here: a link that is retired lasts as long as one does."""
         self.sessions += 1
@@ -291,7 +303,7 @@ class GatewayLink(MultiService):
         self._stood_since = self.reactor.seconds()
         self.not_after = peer_end(leg.tls)
         self._uplink = uplink
-        self.draining = False
+        self.draining = self._displaced = False
         self.generation = answer["generation"]
         self._minor = answer["minor"]
         self._declaration.up(uplink, self._minor)
@@ -365,7 +377,7 @@ class GatewayLink(MultiService):
 
     def farewell(self, uplink: Uplink, reason: str, superseded: bool) -> None:
         """See :class:`relaygate.uplinkends.IUplinkEnd`."""
-        self._superseded = superseded
+        self._superseded = self._displaced = superseded
         self._farewell = reason
         self.log.info(
             "{gateway} says farewell: {reason!r}", gateway=self.gateway_name, reason=reason
@@ -392,7 +404,7 @@ class GatewayLink(MultiService):
             reason=self._farewell or reason,
         )
         self._farewell = ""
-        if self.retired:
+        if self.retired or (self._yields and self._displaced):
             self._dialler.stopService()
 
     def stopService(self) -> Any:

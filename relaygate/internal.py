@@ -147,6 +147,8 @@ class InternalNode(MultiService):
             f"relaygate {__version__}",
         )
         link.bans = self.guard.rows
+        if self.ending:
+            link.yield_to_newer()
         self.links[gateway.name] = link
         link.setServiceParent(self)
 
@@ -303,6 +305,8 @@ class InternalNode(MultiService):
     def drain(self, limit_s: float) -> Deferred[None]:
         """Take no new sessions; fires when those that run have ended, after *limit_s* at most."""
         self.draining = self.ending = True
+        for link in self.links.values():
+            link.yield_to_newer()
         self.offer_again()
         running = len(self._sessions) + len(self.forwards.sessions)
         self.log.info("draining: {sessions} sessions run", sessions=running)

@@ -114,6 +114,23 @@ class DrainTests(SteeringCase):
         await done
         self.assertEqual(list(self.dmz.listeners), [])
 
+    async def test_replaced_while_it_stops(self) -> None:
+        """
+        A program that is told to end does not take the uplink back from the newer one that is in
+        its place: it would have it declare nothing.
+        """
+        await self.begin()
+        client = await self.running()
+        link = self.node.links["dmz"]
+        done = self.node.drain(60.0)
+        (enrolled,) = self.dmz.book._by_name.values()
+        enrolled.supersede(2)
+        await until(lambda: not link.up, "the uplink's end")
+        self.assertFalse(link._dialler.running)
+        await self.goes_on(client)
+        client.transport.loseConnection()
+        await done
+
     async def test_backend(self) -> None:
         """A drained backend gets no new session; with the last one the service is withdrawn."""
         await self.begin()

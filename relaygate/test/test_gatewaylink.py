@@ -141,6 +141,26 @@ class LinkTests(TestCase):
         waits = [call.getTime() - reactor.seconds() for call in reactor.getDelayedCalls()]
         self.assertTrue(any(SUPERSEDED_WAIT_S - 5 < wait <= SUPERSEDED_WAIT_S for wait in waits))
 
+    async def test_superseded_while_ending(self) -> None:
+        """
+        A process that is to end leaves its place to the newer one of its name for good, whichever
+        came first; an uplink that was only cut it dials again.
+        """
+        oldest = self.link(service())
+        await until(lambda: self.pools() == [(2, 0)], "the pool")
+        oldest.yield_to_newer()
+        (node,) = self.book._by_name.values()
+        node.uplink.end("cut by the test")
+        await self.opened(2)
+        older = self.link(service())
+        await until(lambda: older.up and not oldest.up, "the first change")
+        self.assertFalse(oldest._dialler.running)
+        newer = self.link(service())
+        await until(lambda: newer.up and not older.up, "the second change")
+        self.assertTrue(older._dialler.running)
+        older.yield_to_newer()
+        self.assertFalse(older._dialler.running)
+
     async def test_retired(self) -> None:
         """A link that is retired while it has no uplink does not get one any more."""
         link = self.link(service())
