@@ -276,6 +276,7 @@ class NoHelpTests(ForwardCase):
     async def test_one_that_is_slow(self) -> None:
         """One that cannot reach the partner in a part of the time leaves time for the next one."""
         self.patch(wayout, "FIRST_LIMIT_S", 0.2)
+        self.patch(dataway, "ANSWER_GRACE_S", 0.3)
         entry = await self.several()
         self.names["www.partner.example"] = [PARTNER]
         self.dmz.egress.resolve = lambda *_: Deferred()

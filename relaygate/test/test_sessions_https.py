@@ -121,6 +121,7 @@ class OpenedTests(HTTPSCase):
 
     async def test_refused_and_silent(self) -> None:
         """Who does not close after our alert is not waited for, and leaves nothing behind."""
+        self.patch(relay, "UNREAD_LOOK_S", 0.3)
         await self.serve(protocol="https", service={"tls": self.pair("files.example")})
         context = ssl.create_default_context()
         context.set_alpn_protocols(["ftp"])
