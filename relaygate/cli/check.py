@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from relaygate.cli.shown import examples
+from relaygate.cli.shown import counted, examples
 from relaygate.config import (
     ConfigError,
     DashboardConfig,
@@ -73,13 +72,17 @@ def _summary(file: Path, kind: Literal["dmz", "internal"] | None, *, with_identi
     """Return what the file describes, in a few words; raises ConfigError."""
     config = load(file, kind)
     if isinstance(config, DMZConfig):
-        parts = ["dmz node", _count(config.nodes, "node"), _count(config.listen, "listen rule")]
+        parts = [
+            "dmz node",
+            counted(len(config.nodes), "node"),
+            counted(len(config.listen), "listen rule"),
+        ]
         role = Role.DMZ
     else:
         parts = [
             "internal node",
-            _count(config.gateways, "gateway"),
-            _count(config.services, "service"),
+            counted(len(config.gateways), "gateway"),
+            counted(len(config.services), "service"),
         ]
         if config.forwards:
             number = len(config.forwards)
@@ -134,7 +137,3 @@ def _check_services(file: Path, config: InternalConfig) -> None:
         problems.append(Problem(str(file), "admin", str(error)))
     if problems:
         raise ConfigError(tuple(problems))
-
-
-def _count(things: Sequence[object], word: str) -> str:
-    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"

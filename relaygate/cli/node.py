@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from relaygate.cli.shown import examples, lasting, print_table
+from relaygate.cli.shown import counted, examples, lasting, print_table
 from relaygate.config import ConfigError, InternalConfig, load, printable
 
 __all__ = ["NodeError", "add_client_options", "add_parser", "ask", "run_command"]
@@ -189,7 +189,7 @@ def _socket_path(arguments: argparse.Namespace) -> Path:
 def _print_status(status: Answer) -> None:
     print(
         f"{status['node']}: {status['state']}, {status['software']},"
-        f" up {lasting(status['uptime_seconds'])}, {status['sessions']} sessions"
+        f" up {lasting(status['uptime_seconds'])}, {counted(status['sessions'], 'session')}"
     )
     print()
     print_table(
@@ -201,7 +201,7 @@ def _print_status(status: Answer) -> None:
                 "draining" if (each["report"] or {}).get("draining") else each["state"],
                 each["idle_channels"]["clear"],
                 each["idle_channels"]["tls"],
-                each["report"]["figures"].get("sessions", "-") if each["report"] else "-",
+                _sessions_there(each["report"]),
                 each["report"]["software"] if each["report"] else "-",
             )
             for each in status["gateways"]
@@ -246,6 +246,14 @@ def _print_status(status: Answer) -> None:
             print(f"{gateway['name']} refuses {name}: {printable(reason)}")
 
 
+def _sessions_there(report: Answer | None) -> int | str:
+    """The sessions of both kinds at the DMZ node that has made *report*."""
+    if report is None:
+        return "-"
+    figures = report["figures"]
+    return int(figures.get("sessions", 0)) + int(figures.get("outwards", 0))
+
+
 def _figures(service: Answer) -> list[int]:
     return [service[key] for key in ("sessions", "opened", "refused", "bytes_in", "bytes_out")]
 
@@ -257,7 +265,8 @@ def _order(arguments: argparse.Namespace) -> Answer:
 
 
 def _print_steered(answer: Answer) -> None:
-    print(f"{answer['sessions']} sessions run")
+    running = answer["sessions"]
+    print(f"{counted(running, 'session')} {'runs' if running == 1 else 'run'}")
 
 
 def _print_changes(answer: Answer) -> None:

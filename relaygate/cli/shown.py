@@ -12,7 +12,7 @@ from typing import Any
 
 from relaygate.config import printable
 
-__all__ = ["coloured", "examples", "fold", "lasting", "print_table"]
+__all__ = ["coloured", "counted", "examples", "fold", "lasting", "print_table"]
 
 # Of the texts in helps, in columns.
 _WIDTH = 79
@@ -39,6 +39,11 @@ def coloured() -> bool:
     """Whether people see colours: on a terminal that has them, unless NO_COLOR says no."""
     wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return wanted and sys.stdout.isatty()
+
+
+def counted(number: int, word: str) -> str:
+    """So many of what *word* is one of."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def lasting(seconds: float) -> str:

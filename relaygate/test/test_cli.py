@@ -287,6 +287,12 @@ class StatusTests(SynchronousTestCase):
         self.assertIn("dmz a:1 down 0 0 - -", lines)
         self.assertEqual(lines[-1], "dmz is down: no route")
 
+    def test_sessions_there(self) -> None:
+        """A gateway has the sessions of both kinds: those that come in, and those that go out."""
+        self.assertEqual(node._sessions_there({"figures": {"sessions": 2, "outwards": 3}}), 5)
+        # A DMZ node that is too old to know of the way out does not speak of it.
+        self.assertEqual(node._sessions_there({"figures": {"sessions": 2}}), 2)
+
 
 class SessionsTests(SynchronousTestCase):
     """The table of sessions."""

@@ -76,7 +76,7 @@ class DrainTests(SteeringCase):
         await self.begin()
         client = await self.running()
         status, out, err = await self.call("drain", "service", "svc")
-        self.assertEqual((status, out, err), (0, "1 sessions run\n", ""))
+        self.assertEqual((status, out, err), (0, "1 session runs\n", ""))
         await until(lambda: not list(self.dmz.listeners), "the listener's end")
         await self.goes_on(client)
         found = await self.ask("status")
