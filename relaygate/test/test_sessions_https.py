@@ -12,7 +12,7 @@ from OpenSSL import SSL
 from twisted.internet import ssl as tls
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from relaygate import helloopening, pki
+from relaygate import helloopening, pki, relay
 from relaygate.addresses import HostPort
 from relaygate.config import BackendTLSConfig, KeyFiles, PersistenceConfig, RouteConfig
 from relaygate.identity import Role
