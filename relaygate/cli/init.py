@@ -352,6 +352,9 @@ def _tell(plan: Deployment, site: _Site) -> None:
     for name, host, what in machines:
         print(f"  scp -r {folder}/{name} root@{host}:    # the {what} node's machine")
         print(f"  ssh root@{host} sh {name}/install.sh")
+    for node in plan.nodes[:1]:
+        host = node.address or node.name
+        print(f"  ssh root@{host} {plan.prefix}/bin/relaygate doctor    # does it all work?")
     print(f"\nThe firewall between them: {folder}/{plan.gateways[0].name}/FIREWALL.txt")
     print(f"Keep {folder}/{_CA}/ca.key here, or in a safer place, and on no node.")
     opened = [service.name for service in plan.services if service.opened]

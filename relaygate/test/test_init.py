@@ -95,6 +95,7 @@ class InitTests(SynchronousTestCase):
         services = load_internal(node / "internal.toml").services
         self.assertEqual([each.name for each in services], ["sftp", "ftps"])
         self.assertIn("install.sh", out)
+        self.assertIn("/opt/relaygate/bin/relaygate doctor", out)
         # Requirement of the trust model: nothing of the inside is known in the DMZ.
         for name, content in contents(dmz).items():
             if name != "FIREWALL.txt":
