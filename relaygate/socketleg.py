@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
 
 from relaygate.legs import Leg
+from relaygate.tuning import spread
 
 _DONE = Failure(main.CONNECTION_DONE)
 # CPython's own accept() is made of this; where it is not, that one does all of it.
@@ -140,5 +141,6 @@ class ServerLeg(SocketLeg):
         reactor: Any,
     ) -> None:
         super().__init__(skt, client, protocol, reactor)
+        spread(skt)
         self.startReading()
         self.connected = True

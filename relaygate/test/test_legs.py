@@ -32,7 +32,7 @@ from relaygate.test.dataplane import (
     server_context,
 )
 from relaygate.test.farend import LOOPBACK, MB, Peer, payload, reactor, until
-from relaygate.tuning import KEEP_COUNT, KEEP_IDLE_S, KEEP_INTERVAL_S
+from relaygate.tuning import KEEP_COUNT, keepalive_times
 
 
 class SocketTests(LegCase):
@@ -51,9 +51,16 @@ class SocketTests(LegCase):
             tcp, option = socket.IPPROTO_TCP, leg.socket.getsockopt
             self.assertEqual(option(tcp, socket.TCP_NODELAY), 1)
             self.assertEqual(option(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
-            self.assertEqual(option(tcp, socket.TCP_KEEPIDLE), KEEP_IDLE_S)
-            self.assertEqual(option(tcp, socket.TCP_KEEPINTVL), KEEP_INTERVAL_S)
+            times = option(tcp, socket.TCP_KEEPIDLE), option(tcp, socket.TCP_KEEPINTVL)
+            self.assertEqual(times, keepalive_times(leg.fileno()))
             self.assertEqual(option(tcp, socket.TCP_KEEPCNT), KEEP_COUNT)
+
+    def test_keepalive_is_spread(self) -> None:
+        """Sockets are asked at times of their own, and again; none too late (Requirement 82)."""
+        found = [keepalive_times(number) for number in range(5, 245)]
+        self.assertEqual(len(set(found)), 240)
+        for idle_s, interval_s in found:
+            self.assertTrue(30 < idle_s <= 60 and 15 <= interval_s <= 22, (idle_s, interval_s))
 
     async def test_reset_that_a_write_meets(self) -> None:
         """A reset that is found by writing is an abort: it never looks like an end (28, 78)."""
