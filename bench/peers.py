@@ -113,8 +113,15 @@ def _no_relay(_group: Group, backend: int) -> int:
     return backend
 
 
-def start_relaygate(group: Group, backend: int, *settings: str, listen: str = "") -> int:
-    """Start both nodes; *settings* are lines of the service's, *listen* ports beside its own."""
+def start_relaygate(
+    group: Group, backend: int, *settings: str, listen: str = "", inside: str = ""
+) -> int:
+    """
+    Start both nodes, and return the port for clients.
+
+    *settings* are lines of the service's, *listen* ports beside its own, *inside* a table of the
+    internal node's.
+    """
     uplink, port = free_ports(2)
     now = datetime.now(UTC)
     ca = pki.make_ca("relaygate bench", now, _DAYS)
@@ -146,6 +153,7 @@ name = "bench"
 listen = "{HOST}:{port}"
 backends = ["{HOST}:{backend}"]
 {service}
+{inside}
 """,
     }
     path = {"PYTHONPATH": str(Path(relaygate.__file__).parents[1])}
