@@ -6,7 +6,7 @@ from typing import Final
 
 from twisted.trial.unittest import TestCase
 
-from relaygate.test.gateway import TCP_PORT, Gateway, ssh_service, tcp_service
+from relaygate.test.gateway import TCP_PORT, Gateway, ssh_service, tcp_service, together
 from relaygate.test.nodes import Node
 from relaygate.test.peers import echo, in_thread, says
 
@@ -115,7 +115,8 @@ class VersionTests(TestCase):
 
     async def test_other_major_version(self) -> None:
         """Another major version, on either side, is refused; each log has both versions' names."""
-        for newer in ("internal", "dmz"):
+
+        async def apart(newer: str) -> None:
             gateway = self.gateway()
             other = gateway.node if newer == "internal" else gateway.dmz
             await self.refused(gateway, other, OTHER_MAJOR)
@@ -125,6 +126,8 @@ class VersionTests(TestCase):
             await gateway.node.logged("no uplink to dmz at .*no application protocol")
             self.assertRaises(ConnectionRefusedError, gateway.client, TCP_PORT)
             self.assertNotIn("uplink open", gateway.dmz.log() + gateway.node.log())
+
+        await together(apart("internal"), apart("dmz"))
 
     async def test_other_major_version_in_hello(self) -> None:
         """One that only shows in the hello is refused as well, with the reason in both logs."""
