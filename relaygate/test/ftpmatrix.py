@@ -139,7 +139,7 @@ class Servers:
         self.by_backend: dict[Backend, FTPServer] = {}
 
     async def start(self, certified: Certified) -> None:
-        """Start them all, with one certificate."""
+        """Start them all, with one certificate; they end together, before anything else does."""
         for backend, port in self._ports.items():
             tls = certified if backend.security != "plain" else None
             version: Version | None = "1.2" if backend.version == "1.2" else "1.3"
@@ -148,6 +148,12 @@ class Servers:
             made = server(self._case, self._address, port, offer, where=self._where)
             await made.ready()
             self.by_backend[backend] = made
+        self._case.addCleanup(self.stop)
+
+    async def stop(self) -> None:
+        """End them all at once: ProFTPD takes nearly half a second for it."""
+        ending = [Deferred.fromCoroutine(each.stop()) for each in self.by_backend.values()]
+        await gatherResults(ending, consumeErrors=True)
 
     def port_of(self, backend: Backend) -> int:
         """Return where *backend* listens."""
