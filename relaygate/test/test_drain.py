@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from relaygate.addresses import HostPort
 from relaygate.declaring import DECLARE_AGAIN_S
-from relaygate.draining import LOOK_S, drained
+from relaygate.draining import LAST_LOOK_S, LAST_TURNS_S, LOOK_S, drained
 from relaygate.identity import Role
 from relaygate.test.nodes import Authority, Node
 from relaygate.test.peers import echo, eventually, in_thread, says
@@ -44,6 +44,14 @@ class WaitTests(SynchronousTestCase):
         clock.pump([LOOK_S] * 2)
         self.successResultOf(done)
         self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_last_turns(self) -> None:
+        """At the program's end what was aborted is not waited for any longer than it takes."""
+        clock = Clock()
+        done = drained(lambda: True, LAST_TURNS_S, clock, look_s=LAST_LOOK_S)
+        clock.pump([LAST_LOOK_S] * 2)
+        self.successResultOf(done)
+        self.assertLess(clock.seconds(), LAST_TURNS_S / 2)
 
     def test_limit(self) -> None:
         """It is over when the time is, whatever runs."""
