@@ -35,7 +35,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListen
 from twisted.python.failure import Failure
 
 from relaygate.quiettls import QuietTLS
-from relaygate.tlsrecords import TLS_RECORD, receive_record, send_record, tls_error_text
+from relaygate.tlsrecords import TLS_RECORD, receive_record, send_record, tls_error_text, tls_on
 from relaygate.tuning import LINGER_ABORT, LINGER_NOT
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class Leg(_Base):
         *session* is one of this context's, to be resumed.
         """
         self._quiet = quiet
-        self.tls = tls = quiet or SSL.Connection(context, self.socket)
+        self.tls = tls = quiet or tls_on(context, self.socket)
         self._handshaking = True
         self._accepting = server
         if server:

@@ -82,10 +82,13 @@ class QuietTLS(SSL.Connection):
                     continue
                 count = super().recv_into(buffer, nbytes, flags)
             except SSL.WantReadError:
-                if not self._whole:
-                    raise
-                # That record was none of data.
+                # That record was none of data. Others have their turn before the next: a client
+                # may send such without end.
                 self._whole = False
+                self._collect()
+                if len(self._unsent) > _READ:
+                    raise SSL.Error("a client that wants answers without end") from None
+                raise
             except SSL.ZeroReturnError:
                 self.muted = False
                 self._ended = True
@@ -149,11 +152,7 @@ class QuietTLS(SSL.Connection):
 
     def _flush(self) -> None:
         """Send what OpenSSL has written; raises :class:`SSL.WantWriteError`."""
-        while True:
-            try:
-                self._unsent += self.bio_read(_READ)
-            except SSL.WantReadError:
-                break
+        self._collect()
         while self._unsent:
             try:
                 self._unsent = self._unsent[self._wire.send(self._unsent) :]
@@ -161,6 +160,14 @@ class QuietTLS(SSL.Connection):
                 raise SSL.WantWriteError from None
             except OSError as error:
                 raise SSL.SysCallError(error.errno, error.strerror) from None
+
+    def _collect(self) -> None:
+        """Take what OpenSSL has written."""
+        while True:
+            try:
+                self._unsent += self.bio_read(_READ)
+            except SSL.WantReadError:
+                break
 
     def _try_flush(self) -> None:
         try:

@@ -12,6 +12,7 @@ OpenSSL's words for what went wrong are read here as well.
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from OpenSSL import SSL
@@ -22,6 +23,21 @@ TLS_RECORD = 16384
 _lib: Any = getattr(SSL, "_lib", None)
 _ffi: Any = getattr(SSL, "_ffi", None)
 DIRECT = hasattr(_lib, "SSL_read") and hasattr(_lib, "SSL_write") and hasattr(_ffi, "from_buffer")
+
+
+def tls_on(context: SSL.Context, skt: socket.socket) -> SSL.Connection:
+    """
+    TLS over *skt*, a read of which returns behind a record that holds no data.
+
+    pyOpenSSL has OpenSSL read on then (SSL_CTX_set_mode(3), SSL_MODE_AUTO_RETRY), for as long as
+    such records come.  A peer may send them without end (RFC 8446 section 4.6.3), and nobody else
+    had a turn.
+    """
+    tls = SSL.Connection(context, skt)
+    handle = _handle(tls)
+    if handle is not None and hasattr(_lib, "SSL_clear_mode"):
+        _lib.SSL_clear_mode(handle, _lib.SSL_MODE_AUTO_RETRY)
+    return tls
 
 
 def receive_record(tls: SSL.Connection, buffer: memoryview) -> int:
