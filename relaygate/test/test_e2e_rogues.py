@@ -173,7 +173,10 @@ class RogueNodeTests(AbuseTestCase):
         await self.unharmed()
 
     async def test_wrong_answers(self) -> None:
-        """A node that offers what another does and answers nonsense costs no client anything."""
+        """
+        A node that offers what another does and answers nonsense costs a client no more than the
+        moment for which it is asked for another channel alone.
+        """
         same = listener(TCP_PORT, name="echo", tls_channel=True)
         nonsense: list[Callable[[bytes], bytes]] = [
             lambda key: b"",
