@@ -93,6 +93,17 @@ class DestinationRule:
         network = _network(host)
         return cls("" if network else _pattern(host), network, first, last)
 
+    @property
+    def single(self) -> HostPort | None:
+        """The host and port that it permits, where it permits no other."""
+        if self.first != self.last or "*" in self.name:
+            return None
+        if self.network is None:
+            return HostPort(self.name, self.first)
+        if self.network.num_addresses > 1:
+            return None
+        return HostPort(str(self.network.network_address), self.first)
+
     def covers_port(self, port: int) -> bool:
         """Whether *port* is one of its ports."""
         if port in ABUSED_PORTS and self.first != self.last:

@@ -45,6 +45,13 @@ class RuleTests(SynchronousTestCase):
         ):
             self.assertEqual(str(DestinationRule.parse(text)), text)
 
+    def test_single(self) -> None:
+        """Only a rule for one host and one port is one for a single destination."""
+        for text in ("sftp.partner.example:22", "203.0.113.9:22", "[2001:db8::1]:22"):
+            self.assertEqual(str(DestinationRule.parse(text).single), text)
+        for text in ("*.partner.example:22", "*:22", "203.0.113.0/24:22", "a.example:21-22"):
+            self.assertIsNone(DestinationRule.parse(text).single)
+
     def test_no_rules(self) -> None:
         """What could be read in two ways is none, and ports are always written."""
         for text in (

@@ -25,6 +25,7 @@ from relaygate.test.nodes import Authority
 from relaygate.test.peers import Server
 from relaygate.test.programs import Where, completed, new_folder
 from relaygate.test.test_cli import call
+from relaygate.test.wayoutnet import DOMAIN, PROXY_PORT, SOCKS_PORT, WayOutGateway, entry, table
 
 INSIDE = Network.private_address
 DMZ = Network.dmz_inner_address
@@ -461,6 +462,70 @@ class FaultTests(TestCase):
             lines.append(f"{fault.name:<42}{finding['hop']:<9}{finding['seen']}")
             lines.append(f"{'':<51}-> {finding['cure']}")
         sys.stdout.write("\n" + "\n".join(lines) + "\n")
+
+
+class EntryTests(TestCase):
+    """What programs may ask of an entry is asked of it."""
+
+    timeout = 120
+
+    async def test_destinations(self) -> None:
+        """Single hosts are tried, as each user; patterns are not, nor more than a few."""
+        secret = new_folder(self) / "password"
+        secret.write_text("open sesame\n")
+        secret.chmod(0o600)
+        partner, taken = Network.outside_address, 2222
+        users: list[dict[str, Any]] = [
+            {"name": "anna", "password_file": str(secret)},
+            {"name": "bert", "password_file": str(secret), "destinations": [f"{partner}:1"]},
+        ]
+        named = [f"ftp.{DOMAIN}:{taken}", f"{partner}:{taken}", "198.51.100.7:22", f"*.{DOMAIN}:22"]
+        many = [f"www.{DOMAIN}:{2000 + port}" for port in range(12)]
+        text = entry("socks", "socks5", SOCKS_PORT, destinations=named)
+        text += "".join(table("[[forward.user]]", user) for user in users)
+        gateway = WayOutGateway(
+            self,
+            [
+                text,
+                entry("proxy", "http-connect", PROXY_PORT, destinations=[*named[:1], *many]),
+                entry("any", "socks5", SOCKS_PORT + 1),
+            ],
+        )
+        Server(self, gateway.outside, partner, taken, None)
+        await gateway.start()
+        argv = [sys.executable, "-c", "from relaygate.cli.main import run; run()"]
+        argv += ["doctor", "--json", "--config", str(gateway.node.config_file)]
+        done = await completed(self, argv, where=gateway.private, timeout=60)
+        found = [each for each in json.loads(done.output) if each["hop"] == "entry"]
+        said = [(each["what"], each["state"], each["seen"]) for each in found]
+        socks, proxy = "forward socks", "forward proxy"
+        not_reached = "cannot be reached through it"
+        self.assertEqual(
+            said[:4],
+            [
+                (socks, "ok", f"{named[0]} as anna is reached from the DMZ"),
+                (socks, "ok", f"{named[1]} as anna is reached from the DMZ"),
+                (
+                    socks,
+                    "bad",
+                    f"{named[2]} {not_reached} (SOCKS reply 2, not allowed)",
+                ),
+                (
+                    socks,
+                    "bad",
+                    f"{partner}:1 {not_reached} (SOCKS reply 5, refused)",
+                ),
+            ],
+        )
+        self.assertIn("policy.connect", found[2]["cure"])
+        self.assertEqual(said[4], (proxy, "ok", f"{named[0]} is reached from the DMZ"))
+        for _, state, seen in said[5:14]:
+            self.assertEqual(state, "bad")
+            self.assertRegex(seen, r"^www\.\S+ cannot be reached through it \(502 ")
+        self.assertEqual(said[14], (proxy, "skipped", "3 more destinations were not tried"))
+        self.assertEqual(said[15][:2], ("forward any", "ok"))
+        self.assertIn("its destinations are patterns", said[15][2])
+        self.assertEqual(len(said), 16)
 
 
 class RunningTests(SynchronousTestCase):
