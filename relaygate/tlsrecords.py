@@ -52,9 +52,12 @@ def receive_record(tls: SSL.Connection, buffer: memoryview) -> int:
 
 def send_record(tls: SSL.Connection, data: memoryview | bytes) -> int:
     """One record of *data* (not empty) on *tls*, as :meth:`SSL.Connection.send`."""
+    # The public method gets no more than that either: OpenSSL would begin a second record behind
+    # one that had to wait, and refuse what is tried again next with less than both.
+    data = memoryview(data)[:TLS_RECORD]
     handle = _handle(tls)
     if handle is not None:
-        count: int = _lib.SSL_write(handle, _ffi.from_buffer(data), min(TLS_RECORD, len(data)))
+        count: int = _lib.SSL_write(handle, _ffi.from_buffer(data), len(data))
         if count > 0:
             return count
     return tls.send(data)

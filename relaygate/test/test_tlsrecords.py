@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
+from types import SimpleNamespace
+from typing import Any
 
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
@@ -74,6 +77,31 @@ class RecordTests(SynchronousTestCase):
             received += receive_record(self.server, buffer)
         # OpenSSL holds the record that did not go, and wants to be given the same again.
         self.assertEqual(send_record(self.client, data), TLS_RECORD)
+
+    def test_room_between(self) -> None:
+        """A receiver that makes room between OpenSSL's own call and the public one gets it all."""
+        data = memoryview(random.Random(1).randbytes(4_000_000))
+        buffer = memoryview(bytearray(TLS_RECORD))
+        received = bytearray()
+        full: list[int] = []
+        real = tlsrecords._lib
+
+        def write(*arguments: Any) -> int:
+            count: int = real.SSL_write(*arguments)
+            if count <= 0:
+                full.append(sent)
+                received.extend(buffer[: receive_record(self.server, buffer)])
+            return count
+
+        self.patch(tlsrecords, "_lib", SimpleNamespace(SSL_write=write, SSL_read=real.SSL_read))
+        sent = 0
+        while sent < len(data):
+            with contextlib.suppress(SSL.WantWriteError):
+                sent += send_record(self.client, data[sent:])
+        self.assertGreater(len(full), 5)
+        while len(received) < sent:
+            received.extend(buffer[: receive_record(self.server, buffer)])
+        self.assertEqual(received, data)
 
     def test_ends(self) -> None:
         """An end is told as one, again and again; a connection that is cut is none."""
