@@ -85,6 +85,32 @@ class MainTests(SynchronousTestCase):
             os.close(writing)
         self.assertEqual((done.returncode, done.stderr), (141, b""))
 
+    def test_poor_terminal(self) -> None:
+        """A partner's name for a file does not end the command where its letters are not known."""
+        log = Path(self.mktemp())
+        log.write_text(
+            "2026-11-26T18:50:34.319Z INFO  [relaygate.ftprelay.FTPRelay] session a8ebf3aab2dfa7e6"
+            " transfer: entry=out client=192.0.2.9:40112 gateway=dmz destination=192.0.2.1:21"
+            " verb=RETR path=/\u20ac.pdf direction=download bytes=7 seconds=0.1 result=226"
+            " mode=passive client_tls=False backend_tls=False\n",
+            encoding="utf-8",
+        )
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from relaygate.cli.main import run; run()",
+                *("transfers", str(log.absolute())),
+            ],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        self.assertIn(rb"/\u20ac.pdf", done.stdout)
+
 
 class CheckTests(SynchronousTestCase):
     """``relaygate check``."""
