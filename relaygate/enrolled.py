@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -33,6 +34,8 @@ from relaygate.uplinkends import IDMZEnd
 
 # Seconds for a node to answer that it has heard of the draining.
 DRAIN_WORD_S = 2.0
+# Reports that one node waits for: its operators, and whatever monitors it, ask one after the other.
+MAX_REPORTS = 64
 
 
 async def _nothing() -> Moved:
@@ -80,6 +83,7 @@ class EnrolledNode:
         # What the listeners have refused of them, and why.
         self._refused: dict[str, str] = {}
         self._lists = ListShelf(book.lists)
+        self._reports = DeferredLock()
         self.uplink = Uplink(self, clock, book.software)
         leg.protocol = self.uplink
         self.uplink.makeConnection(leg)
@@ -190,9 +194,19 @@ class EnrolledNode:
 
     async def report(self, uplink: Uplink, page: int) -> dict[str, Any]:
         """See :class:`relaygate.uplinkends.IDMZEnd`."""
-        book = self._book
-        mine = book.listeners.offered_by(self)
-        return await report_page(page, mine, book.moved, book.figures(), draining=book.draining)
+        busy = self._reports.locked
+        if len(self._reports.waiting) >= MAX_REPORTS:
+            raise commands.OutOfOrder(f"{MAX_REPORTS} reports are asked for already")
+        await self._reports.acquire()
+        try:
+            if busy:
+                # Others have a turn before each.
+                await deferLater(self._clock, 0)
+            book = self._book
+            mine = book.listeners.offered_by(self)
+            return await report_page(page, mine, book.moved, book.figures(), draining=book.draining)
+        finally:
+            self._reports.release()
 
     async def probe(self, uplink: Uplink, **question: Any) -> dict[str, Any]:
         """See :class:`relaygate.uplinkends.IDMZEnd`."""

@@ -53,6 +53,8 @@ BOXES_PER_S = 4_096.0
 # A box of so many bytes is as much work as two, and a listener that is opened as much as so many.
 BOX_BYTES = 150
 SERVICE_BOXES = 10
+# A page of the DMZ node's report is as much as so many.
+REPORT_BOXES = 100
 # Seconds for which it is not read at the most: whether it is gone is seen only by reading.
 LONGEST_PAUSE_S = 1.0
 
@@ -335,6 +337,7 @@ class Uplink(amp.AMP):
 
     @commands.Report.responder
     async def _report(self, page: int) -> dict[str, Any]:
+        self._work += REPORT_BOXES
         return {"software": self._software, **await self._dmz_end().report(self, page)}
 
     @commands.Draining.responder

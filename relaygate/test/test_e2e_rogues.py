@@ -172,6 +172,30 @@ class RogueNodeTests(AbuseTestCase):
         wire.close()
         await self.unharmed()
 
+    async def test_reports_without_end(self) -> None:
+        """A node that asks for reports of a thousand listeners without a pause holds up nobody."""
+        wire = await in_thread(self.rogue.uplink)
+        wire.send(wish([listener(port) for port in range(20_000, 21_000)]))
+        await self.gateway.dmz.logged("listener open: listen=0.0.0.0:20999")
+        asked = ask(commands.Report, page=0) * 200
+
+        def report() -> None:
+            end = time.monotonic() + FOR_S
+            while time.monotonic() < end:
+                wire.send(asked)
+                answers = 0
+                while answers < 200:
+                    got = wire.receive()
+                    answers += got.count(b"_answer") + got.count(b"_error\0")
+
+        beside = Beside(self.gateway)
+        with beside.coming():
+            await in_thread(report)
+        await beside.check(self)
+        self.assertGreater(len(beside.served.seconds), 100)
+        wire.close()
+        await self.unharmed()
+
     async def test_wrong_answers(self) -> None:
         """
         A node that offers what another does and answers nonsense costs a client no more than the
