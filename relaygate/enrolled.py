@@ -262,6 +262,9 @@ class EnrolledNode:
 
     def check_again(self) -> None:
         """Hold what the node wishes for against the rules as they are now."""
+        if not self.offers:
+            # Nothing yet, perhaps, and its listeners still are those of the uplink before.
+            return
         before, self._refused = self._refused, self._book.listeners.declare(self, self.offers)
         if self._refused != before:
             self.declare_again()
