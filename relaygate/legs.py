@@ -34,8 +34,8 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 from twisted.python.failure import Failure
 
+from relaygate import tlsrecords
 from relaygate.quiettls import QuietTLS
-from relaygate.tlsrecords import TLS_RECORD, receive_record, send_record, tls_error_text, tls_on
 from relaygate.tuning import LINGER_ABORT, LINGER_NOT
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ else:
     _Base = object
 
 # What a full one has on the wire: five bytes of header, the content's type, the tag (section 5.2).
-_WIRE_RECORD = 5 + TLS_RECORD + 1 + 16
+_WIRE_RECORD = 5 + tlsrecords.TLS_RECORD + 1 + 16
 _BIG_RECORD = 4096
 
 
@@ -88,6 +88,7 @@ class Leg(_Base):
     when_refused: Callable[[TLSFailed], None] | None = None
     _accepting = False
     _handshaking = False
+    _answering = False
     _peeking = False
     _aborts = False
     # Twisted calls shutdown(2) before close(2), which costs a call and does nothing more.
@@ -110,23 +111,28 @@ class Leg(_Base):
             return 0
         count = waiting = 0
         try:
-            count = receive_record(tls, buffer)
-            while count + TLS_RECORD <= len(buffer):
+            count = tlsrecords.receive_record(tls, buffer)
+            while count + tlsrecords.TLS_RECORD <= len(buffer):
                 waiting = waiting or self._records_waiting()
                 if not waiting:
                     break
-                count += receive_record(tls, buffer[count:])
+                count += tlsrecords.receive_record(tls, buffer[count:])
                 waiting -= 1
         except SSL.ZeroReturnError:
             if self._quiet is not None and self._writeDisconnecting:
                 # Our own end has waited for this.
                 self.startWriting()
             self.end_behind = count > 0
-        except (SSL.WantReadError, SSL.WantWriteError):
+        except (SSL.WantReadError, SSL.WantWriteError) as error:
+            if isinstance(error, SSL.WantWriteError):
+                # An answer, to a key update, has no room: its sender reads nothing, nor do we.
+                self.stopReading()
+                self._answering = True
+                self.startWriting()
             if not count:
                 raise BlockingIOError from None
         except SSL.Error as error:
-            raise ConnectionResetError(tls_error_text(error)) from None
+            raise ConnectionResetError(tlsrecords.tls_error_text(error)) from None
         return count
 
     def _records_waiting(self) -> int:
@@ -150,7 +156,7 @@ class Leg(_Base):
         """
         if self.tls is None:
             return self.socket.send(data)
-        many = len(data) > TLS_RECORD
+        many = len(data) > tlsrecords.TLS_RECORD
         if many:
             # Else each record is a packet, and the receiver wakes up for each.
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
@@ -160,12 +166,12 @@ class Leg(_Base):
         try:
             # It takes no more than a record at a time, whatever it is given.
             while sent < len(view):
-                sent += send_record(self.tls, view[sent:])
+                sent += tlsrecords.send_record(self.tls, view[sent:])
         except (SSL.WantReadError, SSL.WantWriteError):
             if not sent:
                 raise BlockingIOError from None
         except SSL.Error as error:
-            raise ConnectionResetError(tls_error_text(error)) from None
+            raise ConnectionResetError(tlsrecords.tls_error_text(error)) from None
         finally:
             if many:
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
@@ -216,7 +222,7 @@ class Leg(_Base):
         *session* is one of this context's, to be resumed.
         """
         self._quiet = quiet
-        self.tls = tls = quiet or tls_on(context, self.socket)
+        self.tls = tls = quiet or tlsrecords.tls_on(context, self.socket)
         self._handshaking = True
         self._accepting = server
         if server:
@@ -251,7 +257,7 @@ class Leg(_Base):
             self.startWriting()
             return None
         except SSL.Error as error:
-            failed = TLSFailed(tls_error_text(error))
+            failed = TLSFailed(tlsrecords.tls_error_text(error))
             lives = not isinstance(error, SSL.SysCallError)
             if not (lives and self._accepting and self.when_refused):
                 return failed
@@ -285,7 +291,7 @@ class Leg(_Base):
             return self._handshake()
         if self.tls is None:
             return super().doRead()
-        buffer = bytearray(TLS_RECORD)
+        buffer = bytearray(tlsrecords.TLS_RECORD)
         try:
             count = self.receive_into(memoryview(buffer))
         except BlockingIOError:
@@ -293,6 +299,11 @@ class Leg(_Base):
         except OSError as error:
             return TLSFailed(str(error))
         return self._dataReceived(bytes(buffer[:count]))
+
+    def stopReading(self) -> None:
+        """See :class:`twisted.internet.abstract.FileDescriptor`."""
+        self._answering = False
+        super().stopReading()
 
     def readConnectionLost(self, reason: Failure) -> None:
         """
@@ -342,6 +353,12 @@ class Leg(_Base):
         """See :class:`twisted.internet.interfaces.IWriteDescriptor`."""
         if self._handshaking:
             return main.CONNECTION_DONE if self.disconnecting else self._handshake()
+        if self._answering:
+            self._answering = False
+            self.startReading()
+            if self._writeDisconnected:  # Our end is said once.
+                self.stopWriting()
+                return None
         if self.outbound is None or self.unsent:
             result: Exception | None = super().doWrite()
             if result is not None or self.outbound is None or self.unsent:
@@ -400,7 +417,7 @@ class Leg(_Base):
     def _closeWriteConnection(self) -> None:
         if self.tls is None:
             super()._closeWriteConnection()
-        elif not self._say_goodbye(self.tls):
+        elif not tlsrecords.say_goodbye(self.tls):
             # The kernel took no byte of it just now: come back when it does.
             self._writeDisconnected = False
             if self._quiet is None or not self._quiet.muted:
@@ -412,19 +429,8 @@ class Leg(_Base):
 
     def _postLoseConnection(self) -> Exception:
         if self.tls is not None and not self._writeDisconnected:
-            self._say_goodbye(self.tls)
+            tlsrecords.say_goodbye(self.tls)
         return main.CONNECTION_DONE
-
-    @staticmethod
-    def _say_goodbye(tls: SSL.Connection) -> bool:
-        try:
-            tls.shutdown()
-        except (SSL.WantReadError, SSL.WantWriteError):
-            return False
-        except SSL.Error:
-            # The connection is broken; reading will say so.
-            pass
-        return True
 
     def connectionLost(self, reason: Failure) -> None:
         """See :class:`twisted.internet.tcp.Connection`."""

@@ -63,6 +63,18 @@ def send_record(tls: SSL.Connection, data: memoryview | bytes) -> int:
     return tls.send(data)
 
 
+def say_goodbye(tls: SSL.Connection) -> bool:
+    """Send the end of our stream on *tls*; False if there is no room for it yet."""
+    try:
+        tls.shutdown()
+    except (SSL.WantReadError, SSL.WantWriteError):
+        return False
+    except SSL.Error:
+        # The connection is broken; reading will say so.
+        pass
+    return True
+
+
 def _handle(tls: SSL.Connection) -> Any:
     """OpenSSL's object behind *tls*; None for subclasses, which do these things their own way."""
     return getattr(tls, "_ssl", None) if DIRECT and type(tls) is SSL.Connection else None

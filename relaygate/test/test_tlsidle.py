@@ -13,15 +13,19 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from OpenSSL import SSL
+from twisted.internet import tcp
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
 from relaygate.legs import Leg
 from relaygate.servicetls import SessionTLS, web_context
 from relaygate.test.test_servicetls import client_context, service_key
-from relaygate.tlsrecords import TLS_RECORD
+from relaygate.tlsrecords import TLS_RECORD, receive_record
 
-# RFC 8446 section 4.6.3: "update_not_requested", so that nothing comes back.
+# RFC 8446 section 4.6.3: "update_not_requested", so that nothing comes back; and "requested".
 KEY_UPDATE: Final = b"\x18\x00\x00\x01\x00"
+KEY_UPDATE_WISHED: Final = b"\x18\x00\x00\x01\x01"
 CLIENT_HELLO: Final = b"\x01\x00\x00\x00"
 HANDSHAKE: Final = 22
 DATA: Final = 23
@@ -57,18 +61,25 @@ class Sender:
         self._count += 1
         return header + self._key.encrypt(nonce, inner, header)
 
-    def key_update(self) -> bytes:
+    def key_update(self, content: bytes = KEY_UPDATE) -> bytes:
         """The record that announces the next key, which is used from now on (section 7.2)."""
-        made = self.record(HANDSHAKE, KEY_UPDATE)
+        made = self.record(HANDSHAKE, content)
         self._use(_expand(self._secret, b"traffic upd", 48))
         return made
 
 
-class BareLeg(Leg):
-    """A leg without a reactor."""
+class BareLeg(Leg, tcp.Connection):
+    """A leg whose reactor only notes what it is asked."""
 
     def __init__(self, skt: socket.socket) -> None:
+        self.noted = MemoryReactor()
+        FileDescriptor.__init__(self, self.noted)
         self.socket = skt
+
+    @property
+    def waits_for(self) -> tuple[bool, bool]:
+        """Whether the reactor is to tell of bytes that have come, and of room for some."""
+        return self in self.noted.readers, self in self.noted.writers
 
 
 def shaken(
@@ -92,13 +103,17 @@ def shaken(
                 each.do_handshake()
             except SSL.WantReadError:
                 pass
+    leg._handshaking = False
     return theirs, tls, leg
 
 
 class KeyUpdateTests(SynchronousTestCase):
     """A client that does nothing but change its keys holds up nobody else."""
 
-    def _flooded(self, context: SSL.Context, *, upload: bool) -> None:
+    def _shaken(
+        self, context: SSL.Context, *, upload: bool
+    ) -> tuple[socket.socket, SSL.Connection, BareLeg, Sender]:
+        """As :func:`shaken`, and what makes the client's records."""
         secrets: dict[bytes, bytes] = {}
 
         def keep(_connection: SSL.Connection, line: bytes) -> None:
@@ -109,7 +124,10 @@ class KeyUpdateTests(SynchronousTestCase):
         believing.set_keylog_callback(keep)
         skt, tls, leg = shaken(self, believing, context, upload=upload)
         self.assertEqual(tls.get_cipher_name(), "TLS_AES_256_GCM_SHA384")
-        sender = Sender(secrets[b"CLIENT_TRAFFIC_SECRET_0"])
+        return skt, tls, leg, Sender(secrets[b"CLIENT_TRAFFIC_SECRET_0"])
+
+    def _flooded(self, context: SSL.Context, *, upload: bool) -> None:
+        skt, _, leg, sender = self._shaken(context, upload=upload)
         records = [sender.key_update() for _ in range(TIMES)]
         records.append(sender.record(DATA, b"data"))
         skt.sendall(b"".join(records))
@@ -130,6 +148,38 @@ class KeyUpdateTests(SynchronousTestCase):
         """On a leg whose TLS reads from its socket."""
         for context in (SessionTLS(service_key()).context, web_context(service_key(), ())):
             self._flooded(context, upload=False)
+
+    def test_answers_that_nobody_reads(self) -> None:
+        """A client that wants answers and reads none is not read until it does, and told all."""
+        skt, tls, leg, sender = self._shaken(SessionTLS(service_key()).context, upload=False)
+        buffer = memoryview(bytearray(TLS_RECORD))
+        leg.startReading()
+        sent = 0
+        while leg.waits_for == (True, False):
+            sent += skt.send(sender.key_update(KEY_UPDATE_WISHED))
+            self.assertRaises(BlockingIOError, leg.receive_into, buffer)
+        self.assertEqual(leg.waits_for, (False, True))
+        skt.sendall(sender.record(DATA, b"data"))
+        # The other direction goes on when there is room, and so does this one.
+        client = memoryview(bytearray(TLS_RECORD))
+        self.assertRaises(SSL.WantReadError, receive_record, tls, client)
+        self.assertIsNone(leg.doWrite())
+        self.assertEqual(leg.waits_for, (True, False))
+        while True:
+            try:
+                count = leg.receive_into(buffer)
+            except BlockingIOError:
+                continue
+            break
+        self.assertEqual(bytes(buffer[:count]), b"data")
+        self.assertEqual(leg.send_some(b"answer"), 6)
+        while True:
+            try:
+                count = receive_record(tls, client)
+            except SSL.WantReadError:
+                continue
+            break
+        self.assertEqual(bytes(client[:count]), b"answer")
 
     def test_upload(self) -> None:
         """On one whose client only sends, read record by record."""
