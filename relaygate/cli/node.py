@@ -7,14 +7,15 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from relaygate.cli.shown import counted, examples, lasting, print_table
 from relaygate.config import ConfigError, InternalConfig, load, printable
 
-__all__ = ["NodeError", "add_client_options", "add_parser", "ask", "run_command"]
+__all__ = ["NodeError", "add_client_options", "add_parser", "ask", "reading", "run_command"]
 
 _FAILED = 1
 _UNUSABLE = 2
@@ -37,6 +38,18 @@ class NodeError(Exception):
         for line in str(self).splitlines():
             print(f"relaygate: {printable(line)}", file=sys.stderr)
         return self.status
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """What is within reads an answer; raises :class:`NodeError` if that has another shape."""
+    try:
+        yield
+    except (AttributeError, LookupError, RecursionError, TypeError) as error:
+        raise NodeError(
+            f"the answer is not as expected ({error!r:.200}): is that a node, and of the version of"
+            " this command? One that was running when the software was renewed is to start again"
+        ) from None
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -124,12 +137,13 @@ def run_command(
     def run(arguments: argparse.Namespace) -> int:
         try:
             answer = ask(arguments, request(arguments))
+            if arguments.json:
+                print(json.dumps(answer, indent=2))
+            else:
+                with reading():
+                    show(answer)
         except NodeError as error:
             return error.tell()
-        if arguments.json:
-            print(json.dumps(answer, indent=2))
-        else:
-            show(answer)
         return 0
 
     return run
@@ -156,13 +170,14 @@ def ask(arguments: argparse.Namespace, request: Answer) -> Answer:
         ) from None
     except OSError as error:
         raise NodeError(f"no answer at {path}: {error.strerror or error}") from None
-    try:
-        reply = json.loads(line)
-    except ValueError:
-        raise NodeError(f"no answer at {path}: the node ended the connection") from None
-    if not reply["ok"]:
-        raise NodeError(reply["error"])
-    result: Answer = reply["result"]
+    with reading():
+        try:
+            reply = json.loads(line)
+        except ValueError:
+            raise NodeError(f"no answer at {path}: the node ended the connection") from None
+        if not reply["ok"]:
+            raise NodeError(reply["error"])
+        result: Answer = reply["result"]
     return result
 
 

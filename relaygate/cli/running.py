@@ -10,7 +10,7 @@ from typing import Any
 
 from relaygate.addresses import HostPort
 from relaygate.cli.findings import Finding
-from relaygate.cli.node import NodeError, ask
+from relaygate.cli.node import NodeError, ask, reading
 from relaygate.cli.shown import lasting
 from relaygate.config import ServiceConfig
 
@@ -51,6 +51,17 @@ def node_findings(
             "runs, its log says why it has no socket",
         )
         return
+    try:
+        with reading():
+            yield from _told(status, services, asked)
+    except NodeError as error:
+        yield Finding("node", "running node", "bad", str(error), "start it again, then ask again")
+
+
+def _told(
+    status: dict[str, Any], services: tuple[ServiceConfig, ...], asked: Ask
+) -> Iterator[Finding]:
+    """What *status* says, and what is asked for because of that."""
     seen = f'"{status["node"]}" has run for {lasting(status["uptime_seconds"])}'
     yield Finding("node", "running node", "ok", f"{seen}, {status['software']}")
     kinds = sorted({kind for service in services for kind in service.channel_kinds})

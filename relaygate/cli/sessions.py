@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from relaygate.cli.node import Answer, NodeError, add_client_options, ask
+from relaygate.cli.node import Answer, NodeError, add_client_options, ask, reading
 from relaygate.cli.shown import examples, print_table
 from relaygate.networks import Network, literal_of, network_of
 
@@ -53,15 +53,16 @@ def _network(text: str) -> Network:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        found = [each for each in _all(arguments) if _is_wanted(each, arguments)]
+        with reading():
+            found = [each for each in _all(arguments) if _is_wanted(each, arguments)]
+            if arguments.sort:
+                found.sort(key=lambda each: float(each[_SORT[arguments.sort]]), reverse=True)
+            if arguments.json:
+                print(json.dumps(found, indent=2))
+            else:
+                _print(found)
     except NodeError as error:
         return error.tell()
-    if arguments.sort:
-        found.sort(key=lambda each: float(each[_SORT[arguments.sort]]), reverse=True)
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-    else:
-        _print(found)
     return 0
 
 
@@ -77,6 +78,8 @@ def _all(arguments: argparse.Namespace) -> list[Answer]:
         page = ask(arguments, request)
         found += page["sessions"]
         more = page["more"]
+        if more and found[-1]["session"] <= after:
+            raise NodeError("the node tells of more sessions, and shows the same again and again")
     return found
 
 

@@ -372,6 +372,16 @@ class SessionsTests(SynchronousTestCase):
             told = self.table(*rows, argv=argv.split())
             self.assertEqual("".join(line[0] for line in told[1:]), expected, argv)
 
+    def test_more_of_the_same(self) -> None:
+        """A node that tells of more sessions without end, and shows none, ends the command."""
+        row = {"session": "1"}
+        for shown in ([], [row]):
+            with mock.patch.object(
+                sessions, "ask", side_effect=[{"sessions": shown, "more": True}] * 3
+            ):
+                status, out, err = call("sessions")
+            self.assertEqual((status, out, err.count("\n")), (1, "", 1))
+
     def test_wrong_network(self) -> None:
         """Words that are no network are refused before anybody is asked."""
         status, _, err = call("sessions", "--client", "203.0.113.9/24")
@@ -449,6 +459,22 @@ class MannersTests(SynchronousTestCase):
                 mock.patch.dict(os.environ, environ, clear=True),
             ):
                 self.assertEqual(coloured(), wanted, environ)
+
+    def test_answers_of_another_shape(self) -> None:
+        """What no node says, or one of another version, is told in a line."""
+        commands = ("status", "sessions", "bans", "unban --all", "end a", "reload", "drain node")
+        for answer in (
+            *(b"[]", b"3", b"null", b"{}", b"[" * 100_000, b'{"ok": false}', b'{"ok": true}'),
+            *(b'{"ok": true, "result": []}', b'{"ok": true, "result": {"more": false}}'),
+        ):
+            for command in commands:
+                connection = mock.MagicMock()
+                stream = connection.__enter__.return_value.makefile
+                stream.return_value = io.BytesIO(answer + b"\n")
+                with mock.patch("relaygate.cli.node.socket.socket", return_value=connection):
+                    status, out, err = call(*command.split())
+                self.assertEqual((status, out, err.count("\n")), (1, "", 1), (command, answer))
+                self.assertIn("not as expected", err)
 
     def test_exit_status(self) -> None:
         """1 is a node that does not answer, and 2 a file or a flag that is wrong."""

@@ -552,6 +552,12 @@ class RunningTests(SynchronousTestCase):
         self.assertEqual((drains.hop, drains.state), ("uplink", "note"))
         self.assertIn("start it again", drains.cure)
 
+    def test_answer_of_another_shape(self) -> None:
+        """A node that answers as no node of this version does is found bad, and no traceback."""
+        with mock.patch.object(running, "ask", return_value={"node": "node-a"}):
+            (found,) = running.node_findings((), Path("socket"))
+        self.assertEqual((found.state, "not as expected" in found.seen), ("bad", True))
+
 
 class OutputTests(SynchronousTestCase):
     """What people and programs read."""
