@@ -22,8 +22,10 @@ _FAILED = 2
 _COLUMNS = ("time", "service", "user", "client", "verb", "path", "bytes", "seconds", "outcome")
 _BY = ("day", "service", "user", "client", "verb")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d)?)?")
-# What spreadsheets take for the beginning of a formula (OWASP, CSV injection).
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# Where spreadsheets see a formula begin (OWASP, CSV injection): also in full width, and behind a
+# semicolon, which divides cells where the comma is in numbers. Blanks and quotes may stand before
+# it. Tabs and ends of lines are not printed as such.
+_FORMULA = re.compile(r'(^|;)(?=[ "]*[=+\-@\uff1d\uff0b\uff0d\uff20])')
 
 _EXAMPLES = """\
 examples:
@@ -193,5 +195,4 @@ def _cell(value: object) -> object:
     """A cell that no spreadsheet takes for a formula: names of files come from partners."""
     if not isinstance(value, str):
         return value
-    text = printable(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return _FORMULA.sub(r"\1'", printable(value))

@@ -189,6 +189,16 @@ class CommandTests(SynchronousTestCase):
         rows = list(csv.DictReader(io.StringIO(self.call("--csv"))))
         self.assertEqual(rows[0]["path"], "'=1+1")
         self.assertEqual(rows[0]["bytes"], "100")
+        log = Log("text")
+        log.session("1" * 16, "-x", ("STOR", 'a;=1;b-c,-d; ""@e;f', 1, 226))
+        log.session("2" * 16, "y", ("STOR", "\uff1d1;\uff0b2", 1, 226), ("STOR", "\t=1", 1, 226))
+        self.file.write_text(log.text, "utf-8")
+        rows = list(csv.DictReader(io.StringIO(self.call("--csv"))))
+        self.assertEqual(rows[0]["user"], "'-x")
+        self.assertEqual(
+            [row["path"] for row in rows],
+            ["a;'=1;b-c,-d;' \"\"@e;f", "'\uff1d1;'\uff0b2", r"\x09=1"],
+        )
 
     def test_nothing_to_tell(self) -> None:
         """A file that cannot be read, and one that tells of no transfer, are told apart."""
