@@ -36,7 +36,8 @@ class Bans:
     def __init__(self, limit: int = MAX_BANS) -> None:
         self._limit = limit
         self._until: dict[_Key, float] = {}
-        self._by: dict[_Key, str] = {}
+        # Until when, by who has set it.
+        self._by: dict[_Key, dict[str, float]] = {}
         self._ends: list[tuple[float, _Key]] = []
         self._prefixes: Counter[tuple[int, int]] = Counter()
 
@@ -53,7 +54,7 @@ class Bans:
     def add(self, network: Network, seconds: float, now: float, by: str = "") -> None:
         """
         Ban *network* for *seconds* from *now*, in the place of what *by* has set for the very same;
-        of two that set it, the one who means it for longer counts.
+        of several that set it, the one who means it for longest counts.
 
         Raises :class:`TooManyBans`.
         """
@@ -64,9 +65,9 @@ class Bans:
             if len(self._until) >= self._limit:
                 raise TooManyBans(f"there are {self._limit} bans already")
             self._prefixes[key[:2]] += 1
-        elif self._by[key] != by and self._until[key] >= until:
-            return
-        self._until[key], self._by[key] = until, by
+            self._by[key] = {}
+        self._by[key][by] = until
+        until = self._until[key] = max(self._by[key].values())
         heappush(self._ends, (until, key))
         if len(self._ends) > 2 * len(self._until) + 64:
             # Renewed again and again: what is outdated in the heap goes.

@@ -334,15 +334,18 @@ class BanTests(BookCase):
         for inside, seconds, left in (
             (first, 1000, 1000),
             (other, 600, 1000),
-            (first, 300, 300),
+            (first, 300, 600),
+            (other, 200, 300),
             (other, 500, 500),
-            (first, 300, 500),
+            (first, 400, 500),
         ):
             self.ban(inside, seconds)
             self.assertEqual(self.left(), [left])
         self.clock.advance(100)
-        self.ban(self.enrol("node-b"), 400)
-        self.assertEqual(self.left(), [400])
+        self.ban(self.enrol("node-b"), 350)
+        self.assertEqual(self.left(), [350])
+        self.ban(self.enrol("node-b"), 10)
+        self.assertEqual(self.left(), [300])
 
     def test_lifted_by_any(self) -> None:
         """Any node lifts a ban; that of the one who set it comes back with its uplink."""
