@@ -31,6 +31,8 @@ from relaygate.tls import PeerNotAllowed
 
 # Seconds between two looks at a marked backend while no other of its service is up.
 URGENT_S = 2.0
+# A pause that ends within so many seconds is over.
+AT_ONCE_S = 0.05
 # Seconds for a server to end the connection after the check has said its farewell.
 LEAVE_LIMIT_S = 1.0
 
@@ -210,15 +212,21 @@ class Watcher(Service):
             # By a tenth either way, so that many do not come to look at one moment.
             waits.append(interval * (0.9 + 0.2 * self._random()))
         if backend.health.marked:
-            now = self._reactor.seconds()
-            alone = not any(each.health.state == "up" for each in self._backends.group.members)
-            pause = max(0.1, backend.health.due() - now)
-            waits.append(min(pause, URGENT_S) if alone else pause)
+            pause = max(0.1, backend.health.due() - self._reactor.seconds())
+            waits.append(min(pause, URGENT_S) if self._nobody_up else pause)
         return min(waits, default=None)
+
+    @property
+    def _nobody_up(self) -> bool:
+        return not any(each.health.state == "up" for each in self._backends.group.members)
 
     def _due(self, backend: Backend) -> None:
         del self._waiting[backend]
-        if backend in self._backends.group.members:
+        left = backend.health.due() - self._reactor.seconds()
+        if self._checks.interval_s is None and left > AT_ONCE_S and not self._nobody_up:
+            # A session was quicker at the end of the pause, and has begun another one.
+            self._looked(backend)
+        elif backend in self._backends.group.members:
             looking = Deferred.fromCoroutine(self._look_at(backend))
             if not looking.called:
                 self._looking[backend] = looking

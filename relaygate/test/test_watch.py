@@ -8,13 +8,15 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory
-from twisted.trial.unittest import TestCase
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from relaygate import sshopening
+from relaygate import sshopening, watch
 from relaygate.addresses import HostPort
 from relaygate.backends import Backends
 from relaygate.balance import Group, Member
 from relaygate.config.balancing import HealthConfig
+from relaygate.marks import FIRST_PAUSE_S
 from relaygate.protocols.healthchecks import (
     CheckFailed,
     FTPCheck,
@@ -165,6 +167,42 @@ class WatcherTests(ServerCase):
         self.assertEqual(member.health.state, "marked")
         await until(lambda: member.health.state == "up", "its return")
         self.assertEqual((len(factory.built), len(other.built)), (1, 0))
+
+
+class QuickSessionTests(SynchronousTestCase):
+    """Looks and sessions at one moment."""
+
+    def test_session_at_the_end_of_a_pause(self) -> None:
+        """A session that is quicker than the look is all that the backend sees of that moment."""
+        clock: Any = Clock()
+        group: Group[HostPort] = Group("round-robin")
+        places = [HostPort("192.0.2.1", port) for port in (22, 23)]
+        group.members = [Member(each, str(each)) for each in places]
+        member = group.members[0]
+        backends = Backends("svc", group, clock)
+        looks: list[float] = []
+
+        async def check(*_: object) -> None:
+            looks.append(clock.seconds())
+            raise CheckFailed("refused")
+
+        self.patch(watch, "check", check)
+        watcher = Watcher(backends, checks(lambda _: SSHCheck(), None), clock, lambda: 0.5)
+        backends.changed = watcher.look
+        watcher.startService()
+        self.addCleanup(watcher.stopService)
+
+        def session() -> None:
+            self.assertTrue(member.health.available(clock.seconds()))
+            member.health.tried(clock.seconds())
+            backends.failed(member, "refused")
+
+        clock.callLater(FIRST_PAUSE_S, session)
+        backends.failed(member, "refused", costly=True)
+        clock.advance(FIRST_PAUSE_S)
+        self.assertEqual(looks, [])
+        clock.advance(2 * FIRST_PAUSE_S)
+        self.assertEqual(looks, [3 * FIRST_PAUSE_S])
 
 
 class FailoverTests(SessionCase):
