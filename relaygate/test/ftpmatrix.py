@@ -26,6 +26,8 @@ from relaygate.test.programs import Where
 
 # As many clients at once as two cores keep busy, since most of them wait for others.
 _AT_ONCE: Final = 4
+# A busy machine fails a cell now and then, either way. What differs is tried again, this often.
+AGAIN: Final = 2
 _SECURE: Final[tuple[Security, ...]] = ("explicit", "implicit")
 _VERSIONS: Final[tuple[Version, ...]] = ("1.2", "1.3")
 

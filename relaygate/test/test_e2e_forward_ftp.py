@@ -18,6 +18,7 @@ from relaygate.test.certificates import ServerCA
 from relaygate.test.ftpclient import MODES, Action, Client, Mode, Target, Work
 from relaygate.test.ftpclients import LFTP, Curl, FTPLib
 from relaygate.test.ftpmatrix import (
+    AGAIN,
     Backend,
     Cell,
     Reach,
@@ -55,8 +56,6 @@ BACKENDS: Final = (
     Backend("vsftpd", "implicit", "1.3"),
     Backend("proftpd", "implicit", "1.2", reuse=True),
 )
-# A busy machine fails a cell now and then, either way. What differs is tried again, this often.
-AGAIN: Final = 2
 PASSING: Final = (Curl(), FTPLib())
 PASSIVE: Final[tuple[Mode, ...]] = ("PASV", "EPSV")
 _PROXY: Final = f"{INSIDE}:{SOCKS_PORT}"

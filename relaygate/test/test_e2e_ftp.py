@@ -9,6 +9,7 @@ from twisted.trial.unittest import TestCase
 from relaygate.test import netns
 from relaygate.test.ftpgateway import FTPGateway
 from relaygate.test.ftpmatrix import (
+    AGAIN,
     Cell,
     Results,
     cells,
@@ -23,8 +24,6 @@ from relaygate.test.gateway import SOAK
 # Of what two programs are both able to do, some fails between them by itself; fewer than this in a
 # hundred and the servers or the clients of the tests would be at fault.
 FLOOR_PERCENT = 85
-# A busy machine fails a cell now and then, either way. What differs is tried again, this often.
-AGAIN = 2
 
 
 class MatrixTests(TestCase):
