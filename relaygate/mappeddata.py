@@ -90,9 +90,10 @@ class MappedData:
         if self._look is not None:
             self._look.cancel()
             self._look = None
-        for work in list(self._dials):
-            work.cancel()
+        # Else dials go on, too: they may be for another session of the same client.
         if abort:
+            for work in list(self._dials):
+                work.cancel()
             for relay in list(self._relays):
                 relay.abort(Cause.SHUTDOWN, "its session was ended")
 

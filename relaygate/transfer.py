@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from relaygate.addresses import HostPort
 from relaygate.commands import BadArgument, NotPossible
 from relaygate.dial import DialFailed, dial
-from relaygate.errors import Refusal
+from relaygate.errors import NoTransfer, Refusal
 from relaygate.legs import Leg
 from relaygate.listeners import INode
 from relaygate.mapped import Mapping
@@ -82,6 +82,8 @@ class Transfer:
         self.control = control
         self.outcome: Outcome | None = None
         self.tells_peer = False
+        # Asked for another session, where the inside knows of none: see belong_to.
+        self.hand_on: Callable[[Transfer], bool] = lambda _: False
         self.number = number
         self.node = node
         self.relay: Relay | None = None
@@ -145,6 +147,12 @@ class Transfer:
         self._work = Deferred.fromCoroutine(self._meet(leg))
         self._work.addErrback(self._broken)
 
+    def belong_to(self, control: Control, node: INode) -> None:
+        """It is one of another session, which *node* has: the client's connection is met anew."""
+        assert self._leg is not None
+        self.control, self.node = control, node
+        self.arrived(self._leg)
+
     async def _meet(self, leg: Leg) -> None:
         came = None
         if self.tells_peer:
@@ -163,7 +171,8 @@ class Transfer:
         except Refusal as refusal:
             # This very work; there is nothing to cancel.
             self._work = None
-            self.abort(refusal.cause, refusal.meaning)
+            if not (isinstance(refusal, NoTransfer) and self.hand_on(self)):
+                self.abort(refusal.cause, refusal.meaning)
             return
         self._note("runs")
         self._began()

@@ -17,6 +17,7 @@ it ends the session itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
+from functools import partial
 from typing import Any
 
 from relaygate.commands import NotPermitted, NotPossible
@@ -89,6 +90,9 @@ class Transfers:
         # What the client or the inside did, the inside sees too, and knows more of.
         ended = outcome.cause in (Cause.DONE, Cause.CLIENT, Cause.INSIDE)
         for transfer in self._of(lambda each: each.session == session):
+            if transfer.relay is None and ended and self._others(transfer):
+                # Perhaps it is one of theirs: nobody knows but the server that is about to be met.
+                continue
             if transfer.relay is None or not ended:
                 transfer.abort(outcome.cause, "its session is over")
             elif transfer.control.mapping is None:
@@ -210,5 +214,25 @@ class Transfers:
             self._shelf,
             self._mapped.discard,
         )
+        transfer.hand_on = partial(self._hand_on, {control.session})
         self._mapped.add(transfer)
         transfer.arrived(leg)
+
+    def _others(self, transfer: Transfer) -> list[str]:
+        """The ids of the sessions of its client that it may belong to as well, newest first."""
+        control = transfer.control
+        if control.mapping is None:
+            return []
+        client, reached = control.client[0], control.reached[0]
+        return self.ranges.sessions_of(client, reached, control.mapping)
+
+    def _hand_on(self, tried: set[str], transfer: Transfer) -> bool:
+        """Try another session than those *tried*; whether there is one."""
+        for session in self._others(transfer):
+            control = self._controls[session]
+            node = self.find_node(control.node)
+            if session not in tried and node is not None:
+                tried.add(session)
+                transfer.belong_to(control, node)
+                return True
+        return False

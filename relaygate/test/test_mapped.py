@@ -15,6 +15,7 @@ from relaygate import mapped, mappeddata
 from relaygate.addresses import ListenRule
 from relaygate.balance import Group, Member
 from relaygate.config import load_internal
+from relaygate.dial import dial
 from relaygate.errors import NoNode
 from relaygate.listeners import Listeners
 from relaygate.listshelf import ListShelf
@@ -176,6 +177,44 @@ class BoundsTests(PassingCase):
         data.finish()
         self.assertIs(await data.ended(), Ending.END)
         self.assertEqual(data.received, payload(100_000))
+        await self.all_over()
+
+    async def test_session_that_ends_beside_it(self) -> None:
+        """
+        Of two sessions of a client the newer one ends while data come: they may be the other's,
+        and get through, whether the inside had heard of the end by then or not.
+        """
+        await self.begin_passing()
+        for heard in (False, True):
+            older = self.client()
+            await older.reply(220)
+            [first] = self.node._sessions
+            newer = self.client()
+            await newer.reply(220)
+            [session] = self.node._sessions - {first}
+            assert session._mapped is not None
+            dialled: list[int] = []
+
+            async def slow(*args: Any, newer: Line = newer, dialled: list[int] = dialled) -> Any:
+                newer.reset()
+                await until(lambda: len(self.dmz.desk) == 1, "the newer session's end")
+                dialled.append(1)
+                return await dial(*args)
+
+            slowly = self.patch(mappeddata, "dial", dial if heard else slow)
+            if heard:
+                session._mapped.close(abort=False)
+            data, server = await self.joined()
+            self.assertEqual(len(dialled), 0 if heard else 1)
+            slowly.restore()
+            server.send(b"a list")
+            server.finish()
+            data.finish()
+            self.assertIs(await data.ended(), Ending.END)
+            self.assertEqual(data.received, b"a list")
+            for client in (older, newer):
+                client.reset()
+            await until(lambda: not self.node._sessions, "the end of both sessions")
         await self.all_over()
 
     async def test_stranger(self) -> None:
