@@ -9,6 +9,7 @@ of :func:`chosen` ones, unless it is a soak.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
@@ -200,6 +201,24 @@ async def run(
         return slots.run(lambda: Deferred.fromCoroutine(attempt(cell)))
 
     return dict(await gatherResults([started(cell) for cell in which], consumeErrors=True))
+
+
+async def run_again(
+    case: TestCase,
+    which: Sequence[Cell],
+    servers: Servers,
+    reach: Callable[[Backend], Reach],
+    where: Where,
+    *,
+    clients: Iterable[Client] = CLIENTS,
+) -> Results:
+    """As :func:`run`, but that what fails is told, and tried :data:`AGAIN` times more."""
+    found = dict(await run(case, which, servers, reach, where, clients=clients))
+    for _ in range(AGAIN):
+        lost = [cell for cell, how in found.items() if not how.ok]
+        sys.stdout.write("".join(f"again: {cell}: {found[cell].why}\n" for cell in lost))
+        found |= await run(case, lost, servers, reach, where, clients=clients)
+    return found
 
 
 def _attempt(

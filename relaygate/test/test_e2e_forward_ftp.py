@@ -18,7 +18,6 @@ from relaygate.test.certificates import ServerCA
 from relaygate.test.ftpclient import MODES, Action, Client, Mode, Target, Work
 from relaygate.test.ftpclients import LFTP, Curl, FTPLib
 from relaygate.test.ftpmatrix import (
-    AGAIN,
     Backend,
     Cell,
     Reach,
@@ -27,6 +26,7 @@ from relaygate.test.ftpmatrix import (
     differences,
     resets_itself,
     run,
+    run_again,
     table,
     working,
 )
@@ -154,11 +154,7 @@ class MatrixTests(TestCase):
         private = self.gateway.private
         one = {cell: direct[cell] for cell in which}
         wanted = working(one)
-        other = dict(await run(self, wanted, self.servers, reach, private, clients=through))
-        for _ in range(AGAIN):
-            lost = [cell for cell in wanted if not other[cell].ok]
-            sys.stdout.write("".join(f"again: {cell}: {other[cell].why}\n" for cell in lost))
-            other |= await run(self, lost, self.servers, reach, private, clients=through)
+        other = await run_again(self, wanted, self.servers, reach, private, clients=through)
         sys.stdout.write(f"\n{title}\n" + table(one, other))
         self.assertEqual(differences(one, other), [])
         self.assertEqual({cell.backend for cell in wanted}, set(BACKENDS))

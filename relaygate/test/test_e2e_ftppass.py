@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import product
@@ -15,7 +14,7 @@ from relaygate.test import netns
 from relaygate.test.certificates import ServerCA
 from relaygate.test.ftpclient import ACTIONS, Mode
 from relaygate.test.ftpgateway import FIRST_PORT, ftp_service
-from relaygate.test.ftpmatrix import AGAIN, Backend, Cell, Reach, Servers, resets_itself, run
+from relaygate.test.ftpmatrix import Backend, Cell, Reach, Servers, resets_itself, run, run_again
 from relaygate.test.ftpservers import VSFTPD, Offer
 from relaygate.test.gateway import Gateway
 from relaygate.test.netns import Network
@@ -104,12 +103,7 @@ class PassingTests(TestCase):
             Cell(client, backend, mode, action)
             for backend, (client, mode), action in product(BACKENDS, ways, ACTIONS)
         ]
-        servers, outside = gateway.servers, gateway.outside
-        found = dict(await run(self, which, servers, gateway.through, outside))
-        for _ in range(AGAIN):
-            lost = [cell for cell, how in found.items() if not how.ok]
-            sys.stdout.write("".join(f"again: {cell}: {found[cell].why}\n" for cell in lost))
-            found |= await run(self, lost, servers, gateway.through, outside)
+        found = await run_again(self, which, gateway.servers, gateway.through, gateway.outside)
         for cell, how in found.items():
             self.assertTrue(how.ok or resets_itself(cell, how), f"{cell}: {how.why}")
         await eventually(lambda: not gateway.mapped(), "all ranges closed", 30)
